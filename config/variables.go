@@ -1,0 +1,162 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/interrex-ha/interrex/events"
+)
+
+// The tables below are the one place where a variable is named: env reads the
+// values by them, errors say by "right" what would be right, and
+// docs/configuration.md shows "about".
+
+type generalVariables struct {
+	Dir           string `env:"DIR" right:"a directory" default:"/var/lib/interrex as root, else $XDG_STATE_HOME/interrex or ~/.local/state/interrex" about:"Where the log, keys and journals of this host are kept. The flag --dir goes before it."`
+	Cluster       string `env:"CLUSTER" envDefault:"main" right:"a name" about:"Name of the cluster: a-z, 0-9, _ and -, at most 32 characters. Part of the stream's name."`
+	LogUnsafeSync bool   `env:"LOG_UNSAFE_SYNC" envDefault:"false" right:"true or false" about:"No effect in this release, whose log is embedded. Accept an external NATS server that acknowledges before it has written to disk. A power cut can then take back decisions: for tests only."`
+}
+
+type nodeVariables struct {
+	Name          string  `env:"NAME" right:"a name" default:"HOST when that is a valid name no other node has, else db1 for node 0, db2 for node 1, …" about:"Name in the log and in every command: a-z, 0-9, _ and -, at most 32 characters."`
+	Host          string  `env:"HOST" envDefault:"127.0.0.1" right:"a host name or address, without a port" about:"Where clients and standbys reach this PostgreSQL. pgpool: backend_hostname."`
+	Port          int     `env:"PORT" right:"a number from 1 to 65535" default:"that of the running server, else of its configuration" about:"pgpool: backend_port."`
+	DataDirectory string  `env:"DATA_DIRECTORY" right:"an absolute path" default:"required" about:"The data directory. pgpool: backend_data_directory."`
+	ConfigFile    string  `env:"CONFIG_FILE" right:"an absolute path" default:"what the running server says, else Debian's place, else DATA_DIRECTORY/postgresql.conf" about:"postgresql.conf, where it is not in the data directory."`
+	BinDirectory  string  `env:"BIN_DIRECTORY" right:"an absolute path" default:"that of the running server, else by the version of the data directory" about:"Where pg_ctl, pg_rewind and the others are."`
+	Service       string  `env:"SERVICE" right:"the name of a unit" default:"postgresql@VERSION-NAME for a cluster of Debian's tools, else none" about:"Unit of the init system that starts this PostgreSQL. Interrex wants its autostart to be off."`
+	User          string  `env:"USER" envDefault:"postgres" right:"a role" about:"Superuser of Interrex' own connections and of replication."`
+	Passfile      string  `env:"PASSFILE" right:"an absolute path" default:"none: connections go through the Unix socket, as the owner of the data directory (peer)" about:"Password file in libpq's form, mode 0600, readable for the server's user: with it connections go over TCP. Passwords themselves stand in no variable."`
+	SSLMode       string  `env:"SSLMODE" envDefault:"prefer" right:"disable, allow, prefer, require, verify-ca or verify-full" about:"libpq's sslmode."`
+	Weight        float64 `env:"WEIGHT" envDefault:"1" right:"a number from 0 to 1000000" about:"Share of reads, shown to clients and poolers. pgpool: backend_weight."`
+	Priority      int     `env:"PRIORITY" envDefault:"0" right:"a whole number from -1000000 to 1000000" about:"Of two candidates with the same WAL the higher one is promoted."`
+}
+
+var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
+
+// policyAbout says what each field of the policy is for, by its JSON name.
+var policyAbout = map[string]string{
+	"durability":    "What a failover may lose. `async` is the only mode of this rule set.",
+	"lease":         "How long one acknowledged renewal lets the primary take writes.",
+	"renew":         "Time between renewals of the lease.",
+	"stop_budget":   "Time that killing every process of a PostgreSQL takes.",
+	"margin":        "Scheduling noise on top of the stop budget.",
+	"drift_ppm":     "Bound on the rate error of the monotonic clocks, in millionths.",
+	"grace":         "Silence of the primary before it is suspect.",
+	"heartbeat":     "Time between two signs of life of a standby's agent.",
+	"probe_every":   "Time between two probes.",
+	"probe_timeout": "Time after which a probe without an answer has failed.",
+	"hang":          "A PostgreSQL silent to its own agent for so long is stopped.",
+	"stop_grace":    "Wait for the same node after a clean stop by hand.",
+	"start_timeout": "Time that a primary may take to start again. Patroni: primary_start_timeout.",
+	"max_lag":       "WAL that an automatic failover may lose, in bytes; kB, MB and GB are multiples of 1024 as in PostgreSQL.",
+	"node_silence":  "A standby's agent silent for so long: status 3, down.",
+	"position_wait": "How long an election waits for slow standbys.",
+	"settle_wait":   "How long the others may take to follow a new primary.",
+	"switch_wait":   "How long a switchover may take to stop the primary and to catch up.",
+}
+
+// Variable is one row of the table of all variables.
+type Variable struct {
+	Name    string // with <id> for a node's number
+	Type    string // what a value looks like
+	Default string // empty: none
+	Meaning string
+}
+
+// Variables returns every variable there is, in the order of the documentation.
+func Variables() []Variable {
+	out := rows(reflect.TypeFor[generalVariables](), Prefix)
+	out = append(out, rows(reflect.TypeFor[nodeVariables](), nodePrefix("<id>"))...)
+	return append(out, policyRows()...)
+}
+
+func rows(t reflect.Type, prefix string) []Variable {
+	var out []Variable
+	for f := range t.Fields() {
+		v := Variable{
+			Name: prefix + f.Tag.Get("env"), Type: f.Tag.Get("right"),
+			Default: f.Tag.Get("envDefault"), Meaning: f.Tag.Get("about"),
+		}
+		if v.Default == "" {
+			v.Default = f.Tag.Get("default")
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func policyRows() []Variable {
+	var out []Variable
+	p := reflect.ValueOf(events.DefaultPolicy())
+	for i, f := range reflect.VisibleFields(p.Type()) {
+		field := f.Tag.Get("json")
+		out = append(out, Variable{
+			Name: policyVariable(field), Type: policyRight(f.Type),
+			Default: fmt.Sprint(p.Field(i).Interface()), Meaning: policyAbout[field],
+		})
+	}
+	return out
+}
+
+// policyRight says what a value of a policy field looks like.
+func policyRight(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[events.Duration]():
+		return "a duration with its unit, like 500ms or 3s"
+	case t == reflect.TypeFor[uint64]():
+		return "a number of bytes, like 16777216 or 16MB"
+	case t.Kind() == reflect.String:
+		return "a word"
+	default:
+		return "a whole number"
+	}
+}
+
+func policyVariable(field string) string { return Prefix + "POLICY_" + strings.ToUpper(field) }
+
+func nodePrefix(id string) string { return Prefix + "NODE_" + id + "_" }
+
+// Markdown is docs/configuration.md: the table of all variables, by chapter.
+func Markdown() string {
+	var b strings.Builder
+	b.WriteString(markdownHead)
+	all := Variables()
+	for _, ch := range []struct{ title, text, prefix string }{
+		{"General", "", ""},
+		{"Nodes", markdownNodes, nodePrefix("<id>")},
+		{"First policy of a new log", markdownPolicy, Prefix + "POLICY_"},
+	} {
+		fmt.Fprintf(&b, "\n## %s\n\n%s| variable | value | default | meaning |\n|---|---|---|---|\n", ch.title, ch.text)
+		for _, v := range all {
+			if chapter(v.Name) == ch.prefix {
+				fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", v.Name, cell(v.Type), cell(v.Default), cell(v.Meaning))
+			}
+		}
+	}
+	return b.String()
+}
+
+func chapter(name string) string {
+	for _, p := range []string{nodePrefix("<id>"), Prefix + "POLICY_"} {
+		if strings.HasPrefix(name, p) {
+			return p
+		}
+	}
+	return ""
+}
+
+func cell(s string) string { return strings.ReplaceAll(s, "|", "\\|") }
+
+const markdownHead = `# Configuration
+
+*Generated from the table in config/variables.go by ` + "`go tool task generate`" + `; do not edit.*
+
+The environment says where things are. How the cluster behaves is its policy, which lives in the log: ` + "`interrex policy`" + ` prints it, ` + "`interrex policy set`" + ` changes it.
+An empty value is the same as none. Everything that is wrong is reported at once: values of the wrong form, missing numbers, and names that do not exist (with the nearest one that does).
+`
+
+const markdownNodes = "In pgpool's shape: `INTERREX_NODE_0_DATA_DIRECTORY`, `INTERREX_NODE_1_DATA_DIRECTORY`, …; `<id>` is pgpool's backend id. Numbers begin at 0 and have no gaps.\n\n"
+
+const markdownPolicy = "Only the first policy event of a new log is filled from these. Where a log exists, a variable that differs from it is an error that names both: remove the variable, or change the log with `interrex policy set`.\n\n"

@@ -1,0 +1,78 @@
+package executors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+)
+
+// Stop stops the server of this host's data directory and returns when its
+// postmaster has ended. The mode is "fast" (sessions are ended, a last
+// checkpoint is written; verified: pg_control says that it was shut down) or
+// "immediate" (everything is dropped; crash recovery follows at the next start).
+// Where none runs it returns nil. P.StopWithin, when set, and ctx bound the
+// wait; the server may still stop after such an error. A frozen postmaster is
+// an error at once, because it can obey no signal but SIGKILL; Stop never
+// thaws one. An immediate stop is no proof of death: ProveDead is.
+func Stop(ctx context.Context, p Postgres, mode string) error {
+	signals := map[string]syscall.Signal{"fast": syscall.SIGINT, "immediate": syscall.SIGQUIT}
+	sig, ok := signals[mode]
+	if !ok {
+		return fmt.Errorf("node %s: stop mode %q is not known, expected fast or immediate", p.Node, mode)
+	}
+	if !onThisHost(p.Runner) {
+		return fmt.Errorf("node %s: a server can be stopped on its own host only: use the runner local", p.Node)
+	}
+	if _, err := majorVersion(ctx, p); err != nil {
+		return err
+	}
+	inc, running, err := FindPostmaster(p.DataDir)
+	if err != nil {
+		return fmt.Errorf("node %s: %w", p.Node, err)
+	}
+	if !running {
+		return nil
+	}
+	if err := signalAndWait(ctx, p, inc, sig); err != nil {
+		return fmt.Errorf("node %s: stop (%s): %w", p.Node, mode, err)
+	}
+	if mode == "immediate" {
+		return nil
+	}
+	c, err := ReadControl(ctx, p)
+	if err == nil && !c.Clean() {
+		err = fmt.Errorf("node %s: it ended, but not in order: pg_control says %q, expected \"shut down\"; %s", p.Node, c.State, logTail(p.ServerLog(), 0))
+	}
+	return err
+}
+
+func signalAndWait(ctx context.Context, p Postgres, inc Incarnation, sig syscall.Signal) error {
+	if Stopped(inc) {
+		return fmt.Errorf("process %d is frozen (state T) and cannot stop in order: prove it dead instead", inc.PID)
+	}
+	w, err := Watch(inc)
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if err := w.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal process %d: %w", inc.PID, err)
+	}
+	if p.StopWithin > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.StopWithin)
+		defer cancel()
+	}
+	select {
+	case <-w.Done():
+		return nil
+	case <-ctx.Done():
+		left, err := ProcessesOf(p.DataDir)
+		return errors.Join(fmt.Errorf("process %d has not ended in time (%w); running: %s", inc.PID, context.Cause(ctx), describe(left)), err)
+	}
+}
