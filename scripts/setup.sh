@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Installs what this repository needs and the machine lacks: PostgreSQL 13-18
+# (client and server) and, for the race detector, gcc. Says what it does before
+# it does it, says nothing when nothing is missing, and touches no existing
+# PostgreSQL cluster.
+#
+#   scripts/setup.sh              PostgreSQL and gcc
+#   scripts/setup.sh postgresql   PostgreSQL only: enough for the demo
+#   scripts/setup.sh gcc          gcc only
+set -euo pipefail
+
+readonly OLDEST=13 NEWEST=18
+readonly DROPIN=/etc/postgresql-common/createcluster.d/interrex-setup.conf
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+# postgresql_found: a server of a supported version in PATH or where Debian
+# puts it. initdb stands for the whole server package.
+postgresql_found() {
+	local initdb major
+	for initdb in "$(command -v initdb || true)" /usr/lib/postgresql/*/bin/initdb; do
+		[ -x "$initdb" ] || continue
+		major=$("$initdb" --version 2>/dev/null | sed -n 's/[^0-9]*\([0-9]*\).*/\1/p')
+		[ -n "$major" ] && [ "$major" -ge "$OLDEST" ] && [ "$major" -le "$NEWEST" ] && return 0
+	done
+	return 1
+}
+
+gcc_found() { command -v "${CC:-gcc}" >/dev/null 2>&1; }
+
+# as_root runs a command with root's rights: directly, or through sudo. In a
+# pipeline nobody can type a password, so sudo may not ask for one there.
+as_root() {
+	if [ "$(id -u)" -eq 0 ]; then
+		"$@"
+	elif [ -t 0 ]; then
+		sudo "$@"
+	else
+		sudo -n "$@"
+	fi
+}
+
+# The server package of Debian and Ubuntu creates and starts a cluster "main" on
+# port 5432 at its first installation. Nobody who runs a demo asked for that, so
+# a drop-in forbids it while we install, and is removed afterwards.
+forbid_main_cluster() {
+	as_root mkdir -p "${DROPIN%/*}"
+	printf 'create_main_cluster = false\n' | as_root tee "$DROPIN" >/dev/null
+	trap 'as_root rm -f "$DROPIN"' EXIT
+}
+
+install_packages() {
+	local packages=("$@") how=""
+	command -v apt-get >/dev/null 2>&1 || fail "missing: ${packages[*]}, and there is no apt-get here; install PostgreSQL ${OLDEST}-${NEWEST} (server and client) and gcc by hand, put their programs in PATH, and run this again"
+	if [ "$(id -u)" -ne 0 ]; then
+		command -v sudo >/dev/null 2>&1 || fail "missing: ${packages[*]}; run as root: apt-get install ${packages[*]}"
+		how=" through sudo"
+	fi
+	say "installing with apt-get${how}: ${packages[*]}"
+	local log
+	log=$(mktemp)
+	case " ${packages[*]} " in *" postgresql "*) forbid_main_cluster ;; esac
+	if ! { as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
+		tail -n 30 "$log" >&2
+		fail "apt-get failed; its last lines stand above, all of them in $log"
+	fi
+	rm -f "$log"
+	say "installed: ${packages[*]}"
+}
+
+main() {
+	local wanted=("$@") missing=() item
+	[ ${#wanted[@]} -gt 0 ] || wanted=(postgresql gcc)
+	for item in "${wanted[@]}"; do
+		case "$item" in
+		postgresql) postgresql_found || missing+=(postgresql) ;;
+		gcc) gcc_found || missing+=(gcc libc6-dev) ;;
+		*) fail "unknown item \"$item\"; give postgresql, gcc, or nothing for both" ;;
+		esac
+	done
+	[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+	for item in "${wanted[@]}"; do
+		"${item}_found" || fail "$item is still not found after the installation; PostgreSQL ${OLDEST}-${NEWEST} must be in PATH or in /usr/lib/postgresql/*/bin, gcc in PATH"
+	done
+}
+
+main "$@"
