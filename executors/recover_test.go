@@ -13,8 +13,8 @@ import (
 )
 
 // failover kills the primary and promotes the standby; with diverge the old
-// primary has WAL that the standby never got.
-func failover(t *testing.T, a, b solo, diverge bool) {
+// primary has WAL that the standby never got. More can be done before the kill.
+func failover(t *testing.T, a, b solo, diverge bool, more ...func()) {
 	t.Helper()
 	stop := a.write()
 	soloUntil(t, "rows arrive", func() bool { return b.text("select count(*) > 300 from t") == "true" })
@@ -24,6 +24,9 @@ func failover(t *testing.T, a, b solo, diverge bool) {
 		}
 		before := a.lsn("pg_current_wal_flush_lsn()")
 		soloUntil(t, "more is written", func() bool { return a.lsn("pg_current_wal_flush_lsn()") > before+50000 })
+	}
+	for _, do := range more {
+		do()
 	}
 	a.crash()
 	stop()
@@ -43,6 +46,24 @@ func TestRecoverByRewind(t *testing.T) {
 	nothingLeft(t, a)
 	// Being there already is the cheapest way.
 	a.recoverFrom(b, executors.HowRunning, executors.RecoverOptions{})
+}
+
+// A rewind reads back to the last checkpoint of both histories: the crash
+// recovery before it must not remove that WAL with the checkpoint at its end.
+func TestRewindFarBack(t *testing.T) {
+	a := newPrimary(t, "db1", "wal_keep_size = 0", "min_wal_size = 32MB", "checkpoint_timeout = 1h")
+	b := standbyOf(t, a, "db2")
+	a.exec("checkpoint")
+	for range 4 {
+		a.exec("insert into t (v) values ('a segment of its own')")
+		a.exec("select pg_switch_wal()")
+	}
+	b.caughtUp(a)
+	failover(t, a, b, true, func() {
+		// As a checkpoint that the crash cut short would have left it: further on.
+		a.exec("select pg_drop_replication_slot(slot_name) from pg_replication_slots")
+	})
+	a.recoverFrom(b, executors.HowRewind, executors.RecoverOptions{})
 }
 
 // A rewind takes long, and an idle connection to the upstream is ended meanwhile.

@@ -88,9 +88,14 @@ func (r *recovery) unquarantine() error {
 	return r.at.bring(r.ctx, dir)
 }
 
+// keepAllWAL is the largest wal_keep_size (guc_tables.c).
+const keepAllWAL = "2147483647MB"
+
 // recoverCrash has a single-user server replay the node's own WAL to its end,
 // which pg_rewind needs and cannot do by itself where the configuration lies
-// elsewhere. Nothing is archived; without a signal file nothing is restored.
+// elsewhere. Nothing is archived; without a signal file nothing is restored; no
+// WAL is removed by the checkpoint at its end, since pg_rewind reads back to the
+// last checkpoint that both histories have.
 func (r *recovery) recoverCrash() error {
 	p := r.p
 	p.DataDir = r.at.at(placeRecovering)
@@ -113,7 +118,8 @@ func (r *recovery) recoverCrash() error {
 	if p.ConfigFile != "" {
 		config = p.ConfigFile
 	}
-	args := []string{"--single", "-D", p.DataDir, "-c", "config_file=" + config, "-c", "data_directory=" + p.DataDir, "-c", "archive_mode=off"}
+	args := []string{"--single", "-D", p.DataDir, "-c", "config_file=" + config, "-c", "data_directory=" + p.DataDir,
+		"-c", "archive_mode=off", "-c", "wal_keep_size=" + keepAllWAL}
 	if p.HBAFile != "" {
 		args = append(args, "-c", "hba_file="+p.HBAFile)
 	}
@@ -148,11 +154,14 @@ func (r *recovery) runRewind(dir string) error {
 	if db == "" {
 		db = "postgres"
 	}
+	// The planner takes pg_rewind's query for the list of files for so dear that
+	// compiling it (jit) takes most of a quarter of a second; it runs for 10 ms.
+	env := append(clientEnv(passfile), "PGOPTIONS=-c jit=off")
 	c := Command{
 		Path: r.p.Bin("pg_rewind"),
 		Args: []string{"--target-pgdata=" + dir, "--no-ensure-shutdown", "--progress",
 			"--source-server=" + clientConninfo(r.up, r.p.User) + " dbname=" + quoteConninfo(db)},
-		Dir: dir, Env: clientEnv(passfile), Line: r.copied(HowRewind),
+		Dir: dir, Env: env, Line: r.copied(HowRewind),
 	}
 	out, err := r.p.Runner.Run(r.ctx, c)
 	if err != nil {

@@ -42,6 +42,12 @@ func (l *Layout) configuration(n Node, initdb string, noSync bool) string {
 	set("max_wal_senders", spare)
 	set("max_replication_slots", spare)
 	set("hot_standby", "on")
+	// pg_rewind copies the whole pg_wal of the new primary, segments that were
+	// recycled for later use as well, and a crash is followed by a replay from
+	// the last checkpoint: little of it lies about. pgbench runs as fast.
+	set("wal_recycle", "off")
+	set("min_wal_size", "32MB")
+	set("max_wal_size", "256MB")
 	set("wal_keep_size", "64MB")
 	set("max_slot_wal_keep_size", "1GB")
 	set("wal_retrieve_retry_interval", "200ms") // the default of 5s is what 1 of 5 promotions waits out
