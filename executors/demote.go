@@ -29,7 +29,7 @@ func Demote(ctx context.Context, conn *pgx.Conn, p Postgres) (Dead, error) {
 		if from, err = checkpointBeforeStop(ctx, conn, p); err != nil {
 			return Dead{}, fmt.Errorf("node %s: demote: nothing was stopped: %w", p.Node, err)
 		}
-		stopErr = Stop(ctx, p, "fast")
+		_, stopErr = stop(ctx, p, "fast") // what it left is read with the proof
 	}
 	dead, err := ProveDead(ctx, p, from)
 	if err != nil {

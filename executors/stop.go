@@ -17,35 +17,40 @@ import (
 // an error at once, because it can obey no signal but SIGKILL; Stop never
 // thaws one. An immediate stop is no proof of death: ProveDead is.
 func Stop(ctx context.Context, p Postgres, mode string) error {
-	signals := map[string]syscall.Signal{"fast": syscall.SIGINT, "immediate": syscall.SIGQUIT}
-	sig, ok := signals[mode]
-	if !ok {
-		return fmt.Errorf("node %s: stop mode %q is not known, expected fast or immediate", p.Node, mode)
-	}
-	if !onThisHost(p.Runner) {
-		return fmt.Errorf("node %s: a server can be stopped on its own host only: use the runner local", p.Node)
-	}
-	if _, err := majorVersion(ctx, p); err != nil {
+	if ran, err := stop(ctx, p, mode); err != nil || !ran || mode == "immediate" {
 		return err
-	}
-	inc, running, err := FindPostmaster(p.DataDir)
-	if err != nil {
-		return fmt.Errorf("node %s: %w", p.Node, err)
-	}
-	if !running {
-		return nil
-	}
-	if err := signalAndWait(ctx, p, inc, sig); err != nil {
-		return fmt.Errorf("node %s: stop (%s): %w", p.Node, mode, err)
-	}
-	if mode == "immediate" {
-		return nil
 	}
 	c, err := ReadControl(ctx, p)
 	if err == nil && !c.Clean() {
 		err = fmt.Errorf("node %s: it ended, but not in order: pg_control says %q, expected \"shut down\"; %s", p.Node, c.State, logTail(p.ServerLog(), 0))
 	}
 	return err
+}
+
+// stop is Stop without the look at what it left; it reports whether a server ran.
+func stop(ctx context.Context, p Postgres, mode string) (ran bool, err error) {
+	signals := map[string]syscall.Signal{"fast": syscall.SIGINT, "immediate": syscall.SIGQUIT}
+	sig, ok := signals[mode]
+	if !ok {
+		return false, fmt.Errorf("node %s: stop mode %q is not known, expected fast or immediate", p.Node, mode)
+	}
+	if !onThisHost(p.Runner) {
+		return false, fmt.Errorf("node %s: a server can be stopped on its own host only: use the runner local", p.Node)
+	}
+	if _, err := majorVersion(ctx, p); err != nil {
+		return false, err
+	}
+	inc, running, err := FindPostmaster(p.DataDir)
+	if err != nil {
+		return false, fmt.Errorf("node %s: %w", p.Node, err)
+	}
+	if !running {
+		return false, nil
+	}
+	if err := signalAndWait(ctx, p, inc, sig); err != nil {
+		return true, fmt.Errorf("node %s: stop (%s): %w", p.Node, mode, err)
+	}
+	return true, nil
 }
 
 func signalAndWait(ctx context.Context, p Postgres, inc Incarnation, sig syscall.Signal) error {

@@ -269,6 +269,11 @@ func (l *Layout) makeStandby(ctx context.Context, primary, n Node, noSync bool) 
 	if err := l.configure(n, noSync); err != nil {
 		return err
 	}
+	return l.startStandby(ctx, primary, n)
+}
+
+// startStandby starts a copy of the primary as a standby of it.
+func (l *Layout) startStandby(ctx context.Context, primary, n Node) error {
 	for file, text := range map[string]string{
 		"postgresql.auto.conf": l.autoConfiguration(primary.Name, n.Name),
 		"standby.signal":       "",

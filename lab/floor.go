@@ -37,7 +37,7 @@ type FloorResult struct {
 const promoteAgain = 100 * time.Millisecond
 
 // Floor measures it on a throwaway pair, with the measuring client. Between two
-// runs the old primary is copied anew from the new one and they change places.
+// runs the old primary is made a standby of the new one and they change places.
 func Floor(ctx context.Context, o FloorOptions) (result FloorResult, err error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
@@ -71,7 +71,7 @@ func Floor(ctx context.Context, o FloorOptions) (result FloorResult, err error) 
 			o.Progress(fmt.Sprintf("switch %d of %d: no write for %s", i/2+1, o.Runs, outage.Round(time.Millisecond)))
 			result.Switch = append(result.Switch, outage)
 		}
-		if err := l.copyAnew(ctx, standby, primary); err != nil {
+		if err := l.rejoin(ctx, standby, primary, !crash); err != nil {
 			return result, err
 		}
 		primary, standby = standby, primary
@@ -136,24 +136,29 @@ func promote(ctx context.Context, conn *pgx.Conn) error {
 	return errors.Join(err, failed)
 }
 
-// copyAnew makes a node a standby of another by a base backup over what it had.
-func (l *Layout) copyAnew(ctx context.Context, primary, n Node) error {
-	if err := l.KillAll(ctx, n.Name); err != nil {
+// rejoin makes a node a standby of another: by a start when it was stopped in
+// order before the other was promoted, else by a base backup over what it had.
+func (l *Layout) rejoin(ctx context.Context, primary, n Node, clean bool) error {
+	err := l.ask(ctx, primary.Name, func(conn *pgx.Conn) error {
+		const slot = `select pg_create_physical_replication_slot($1, true) where not exists (select from pg_replication_slots where slot_name = $1::name)`
+		_, err := conn.Exec(ctx, slot, pgx.QueryExecModeExec, events.SlotName(n.Name))
 		return err
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("lab: make the slot of node %s: %w", n.Name, err)
+	case clean:
+		err = l.startStandby(ctx, primary, n)
+	default:
+		if err = l.KillAll(ctx, n.Name); err != nil {
+			return err
+		}
+		if err = os.RemoveAll(n.DataDir); err != nil {
+			return fmt.Errorf("lab: remove the old copy of node %s: %w", n.Name, err)
+		}
+		err = l.makeStandby(ctx, primary, n, false)
 	}
-	if err := os.RemoveAll(n.DataDir); err != nil {
-		return fmt.Errorf("lab: remove the old copy of node %s: %w", n.Name, err)
-	}
-	conn, err := l.connect(ctx, primary, Superuser, "postgres")
 	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx)
-	const slot = `select pg_create_physical_replication_slot($1, true) where not exists (select from pg_replication_slots where slot_name = $1::name)`
-	if _, err := conn.Exec(ctx, slot, pgx.QueryExecModeExec, events.SlotName(n.Name)); err != nil {
-		return fmt.Errorf("lab: node %s: make the slot of %s: %w", primary.Name, n.Name, err)
-	}
-	if err := l.makeStandby(ctx, primary, n, false); err != nil {
 		return err
 	}
 	return l.waitStreaming(ctx, primary, []Node{n})

@@ -14,7 +14,7 @@ func TestFloor(t *testing.T) {
 	loads := 0
 	r, err := Floor(ctx, FloorOptions{Dir: dir, Runs: 1, Progress: func(s string) { t.Log(s) },
 		Load: func(ctx context.Context, l *Layout) (func() error, error) {
-			if err := InitPgbench(ctx, l.BinDir, l.DSN(), 1); err != nil {
+			if err := l.InitPgbench(ctx, 1); err != nil {
 				return nil, err
 			}
 			load := StartPgbench(ctx, l.BinDir, l.DSN(), 1)

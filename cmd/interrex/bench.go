@@ -110,26 +110,18 @@ func quantile(v []time.Duration, q float64) time.Duration {
 
 // bench is one run of the command.
 type bench struct {
-	g    *globals
-	o    benchOptions
-	ctx  context.Context //nolint:containedctx // of this one command
-	log  io.Writer
-	rows []row
-	// floor medians by load: crash and switch
-	floor map[string][2]time.Duration
+	g     *globals
+	o     benchOptions
+	ctx   context.Context //nolint:containedctx // of this one command
+	log   io.Writer
+	rows  []row
+	floor [2]time.Duration // medians of the last one: crash and switch
 	notes []string
 }
 
 func runBench(cmd *cobra.Command, g *globals, o benchOptions) error {
-	b := &bench{g: g, o: o, ctx: cmd.Context(), log: cmd.ErrOrStderr(), floor: map[string][2]time.Duration{}}
+	b := &bench{g: g, o: o, ctx: cmd.Context(), log: cmd.ErrOrStderr()}
 	began := time.Now()
-	if !slices.Contains(o.skip, "floor") {
-		for _, load := range o.loads {
-			if err := b.measureFloor(load); err != nil {
-				return err
-			}
-		}
-	}
 	// What was measured before and after an error is printed with it.
 	failed := b.measureFaults()
 	if b.ctx.Err() == nil && !slices.Contains(o.skip, "idle") {
@@ -152,7 +144,7 @@ func (b *bench) wants(fault string) bool { return slices.Contains(b.o.faults, fa
 
 // loadOn fills a cluster's database and, for pgbench, keeps it busy.
 func (b *bench) loadOn(l *lab.Layout, load string) (stop func() error, err error) {
-	if err := lab.InitPgbench(b.ctx, l.BinDir, l.DSN(), b.o.scale); err != nil {
+	if err := l.InitPgbench(b.ctx, b.o.scale); err != nil {
 		return nil, err
 	}
 	if load != "pgbench" {
@@ -162,6 +154,8 @@ func (b *bench) loadOn(l *lab.Layout, load string) (stop func() error, err error
 	return p.Stop, nil
 }
 
+// measureFloor is called before each series that is compared with it: the speed
+// of a virtual machine differs by half between one ten minutes and the next.
 func (b *bench) measureFloor(load string) error {
 	b.say("floor, %s: %d crashes and %d stops without any tool", load, b.o.runs, b.o.runs)
 	dir, err := os.MkdirTemp("", "interrex-floor-")
@@ -176,7 +170,7 @@ func (b *bench) measureFloor(load string) error {
 	if err != nil {
 		return err
 	}
-	b.floor[load] = [2]time.Duration{quantile(r.Crash, 0.5), quantile(r.Switch, 0.5)}
+	b.floor = [2]time.Duration{quantile(r.Crash, 0.5), quantile(r.Switch, 0.5)}
 	b.rows = append(b.rows,
 		row{Fault: "floor: kill -9, pg_promote", Nodes: 2, Load: load, Values: r.Crash, Lost: r.Lost},
 		row{Fault: "floor: stop, pg_promote", Nodes: 2, Load: load, Values: r.Switch})
@@ -192,6 +186,11 @@ func (b *bench) measureFaults() error {
 			for _, f := range []string{"A", "D"} {
 				if b.wants(f) {
 					faults = append(faults, f)
+				}
+			}
+			if len(faults) > 0 && !slices.Contains(b.o.skip, "floor") {
+				if err := b.measureFloor(load); err != nil {
+					return errors.Join(failed, err)
 				}
 			}
 			if i == 0 && j == 0 {
@@ -264,7 +263,7 @@ func (b *bench) cluster(nodes int, load string, faults []string, apart bool) (do
 		rows, err := b.perform(r, f)
 		for i := range rows {
 			rows[i].Nodes, rows[i].Load = nodes, load
-			rows[i].Floor = b.floorOf(f, load)
+			rows[i].Floor = b.floorOf(f)
 		}
 		b.rows = append(b.rows, rows...)
 		if err != nil {
@@ -274,12 +273,12 @@ func (b *bench) cluster(nodes int, load string, faults []string, apart bool) (do
 	return len(faults), nil
 }
 
-func (b *bench) floorOf(fault, load string) time.Duration {
+func (b *bench) floorOf(fault string) time.Duration {
 	switch fault {
 	case "A":
-		return b.floor[load][0]
+		return b.floor[0]
 	case "D":
-		return b.floor[load][1]
+		return b.floor[1]
 	}
 	return 0
 }
