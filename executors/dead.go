@@ -37,7 +37,15 @@ type Dead struct {
 // host can mount. Work on a hanging disk is not bounded by ctx.
 func ProveDead(ctx context.Context, p Postgres, from events.LSN) (Dead, error) {
 	began := time.Now()
-	d, err := endForGood(ctx, p)
+	if err := forbidWrites(ctx, p); err != nil {
+		return Dead{}, err
+	}
+	return proveDead(ctx, p, from, began)
+}
+
+// proveDead is the rest of the proof, when no later start can be read-write.
+func proveDead(ctx context.Context, p Postgres, from events.LSN, began time.Time) (Dead, error) {
+	d, err := killForGood(ctx, p)
 	if err != nil {
 		return d, err
 	}
@@ -50,16 +58,30 @@ func ProveDead(ctx context.Context, p Postgres, from events.LSN) (Dead, error) {
 
 // endForGood is the proof without the positions, which nobody can read in a
 // damaged directory.
-func endForGood(ctx context.Context, p Postgres) (d Dead, err error) {
+func endForGood(ctx context.Context, p Postgres) (Dead, error) {
+	if err := forbidWrites(ctx, p); err != nil {
+		return Dead{}, err
+	}
+	return killForGood(ctx, p)
+}
+
+// forbidWrites is the first step: no later start is read-write. A server that
+// runs is not disturbed by it.
+func forbidWrites(ctx context.Context, p Postgres) error {
 	if !onThisHost(p.Runner) {
-		return d, fmt.Errorf("node %s: a proof of death is possible on PostgreSQL's own host only: use the runner local", p.Node)
+		return fmt.Errorf("node %s: a proof of death is possible on PostgreSQL's own host only: use the runner local", p.Node)
 	}
 	if _, err := majorVersion(ctx, p); err != nil {
-		return d, err
+		return err
 	}
 	if err := readOnly(ctx, p); err != nil {
-		return d, fmt.Errorf("node %s: no proof of death, a later start could be read-write: %w", p.Node, err)
+		return fmt.Errorf("node %s: no proof of death, a later start could be read-write: %w", p.Node, err)
 	}
+	return nil
+}
+
+// killForGood is the second: nothing is left, and standby.signal is still there.
+func killForGood(ctx context.Context, p Postgres) (d Dead, err error) {
 	if err := d.kill(ctx, p.DataDir); err != nil {
 		return d, fmt.Errorf("node %s: no proof of death: %w", p.Node, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -11,11 +12,11 @@ import (
 )
 
 // Demote takes a primary out of service for a switchover and proves it dead: a
-// checkpoint first, while it still serves, so that the one of the shutdown is
-// short; then a fast shutdown, which ends every session and sends everything to
-// the standbys that are connected; then ProveDead. The EndLSN of the result is
-// the end of the shutdown checkpoint's record: a standby that stands there has
-// received everything. A shutdown that does not end in time is not given up
+// checkpoint and standby.signal first, while it still serves, so that the
+// shutdown is short and the proof after it; then a fast shutdown, which ends
+// every session and sends everything to the standbys that are connected; then
+// what ProveDead does. The EndLSN of the result is the end of the shutdown
+// checkpoint's record: a standby that stands there has received everything. A shutdown that does not end in time is not given up
 // but forced, and the result then says that it was not clean. A server that is
 // down already is only proved dead. Conn may be nil.
 func Demote(ctx context.Context, conn *pgx.Conn, p Postgres) (Dead, error) {
@@ -23,15 +24,22 @@ func Demote(ctx context.Context, conn *pgx.Conn, p Postgres) (Dead, error) {
 	if err != nil {
 		return Dead{}, fmt.Errorf("node %s: demote: %w", p.Node, err)
 	}
-	var from events.LSN
-	var stopErr error
-	if running {
-		if from, err = checkpointBeforeStop(ctx, conn, p); err != nil {
-			return Dead{}, fmt.Errorf("node %s: demote: nothing was stopped: %w", p.Node, err)
+	if !running {
+		dead, err := ProveDead(ctx, p, 0)
+		if err != nil {
+			err = fmt.Errorf("node %s: demote: %w", p.Node, err)
 		}
-		_, stopErr = stop(ctx, p, "fast") // what it left is read with the proof
+		return dead, err
 	}
-	dead, err := ProveDead(ctx, p, from)
+	from, err := checkpointBeforeStop(ctx, conn, p)
+	if err == nil {
+		err = forbidWrites(ctx, p)
+	}
+	if err != nil {
+		return Dead{}, fmt.Errorf("node %s: demote: nothing was stopped: %w", p.Node, err)
+	}
+	_, stopErr := stop(ctx, p, "fast") // what it left is read with the proof
+	dead, err := proveDead(ctx, p, from, time.Now())
 	if err != nil {
 		return dead, fmt.Errorf("node %s: demote: %w", p.Node, errors.Join(stopErr, err))
 	}

@@ -45,6 +45,9 @@ func KillAll(ctx context.Context, dataDir string) (killed int, err error) {
 		if quiet == 2 {
 			return len(k.seen), nil
 		}
+		if quiet == 1 {
+			continue // what was forked behind the first look's back is found at once
+		}
 		select {
 		case <-ctx.Done():
 			return len(k.seen), k.leftError(ctx, dataDir, left, free)
