@@ -106,6 +106,16 @@ func (c *benchCluster) recoverNode(ctx context.Context, node, how string) (time.
 	return took, c.whole(ctx)
 }
 
+// recovered is how a node's last recovery brought it back.
+func (c *benchCluster) recovered(ctx context.Context, node string) (how string, err error) {
+	_, err = foldAll(ctx, c.log, func(e events.Event, _ fsm.State) {
+		if d, ok := e.Data.(events.OrderDone); ok && d.Node == node && d.Action == events.ActRecover {
+			how = d.How
+		}
+	})
+	return how, err
+}
+
 // lease maps the node's lease file: it names agent and guardian.
 func (c *benchCluster) lease(node string) (*agent.LeaseFile, error) {
 	boot, err := executors.BootID()
