@@ -349,8 +349,7 @@ func standbyAtRest(s State) ([]uint64, bool) {
 
 func atRest(s State) (Node, bool) {
 	for _, n := range s.Nodes {
-		down := n.PG.State == events.PostgresDown && n.PGSeq > n.AgentSeq && n.Exited == 0
-		if n.Name == s.Primary || n.Detached || !n.HadStreaming || !down || !s.AgentLives(n) {
+		if n.Name == s.Primary || n.Detached || !n.HadStreaming || !foundStopped(n) || !s.AgentLives(n) {
 			continue
 		}
 		if !startedBefore(s, n) {
@@ -358,6 +357,13 @@ func atRest(s State) (Node, bool) {
 		}
 	}
 	return Node{}, false
+}
+
+// foundStopped: its agent looked and no postmaster ran. One that its agent had
+// watched is named in the report, which a probe may bring before the end of the
+// process is seen: that one ended, and was not found.
+func foundStopped(n Node) bool {
+	return n.PG.State == events.PostgresDown && n.PG.PID == 0 && n.Exited == 0 && n.PGSeq > n.AgentSeq
 }
 
 // startedBefore reports whether this run of the agent was told to start its

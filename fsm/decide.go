@@ -277,7 +277,7 @@ func stoppedInOrder(s State, n Node) bool {
 	if n.DeadSeq != 0 {
 		return n.Dead.Clean && n.Dead.Cause == events.CauseSwitched
 	}
-	return n.HadStreaming && n.PG.State == events.PostgresDown && n.Exited == 0
+	return n.HadStreaming && foundStopped(n)
 }
 
 // restay re-issues the grant of the same term when whether it may outlive the
