@@ -3,11 +3,13 @@ package executors
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/interrex-ha/interrex/events"
 )
@@ -90,7 +92,7 @@ func sameWAL(ctx context.Context, s *source, dataDir string, node, up []span, co
 		start := (at - 1) &^ events.LSN(s.segment-1)
 		from := start
 		if at-start > compareBytes && tries == 0 {
-			from = at - compareBytes
+			from = (at - compareBytes) &^ (walPage - 1)
 		}
 		same, proof, err := compareSegment(ctx, s, dataDir, node, up, start, uint64(from-start), uint64(at-from))
 		if err != nil || !same || proof {
@@ -128,6 +130,9 @@ func compareSegment(ctx context.Context, s *source, dataDir string, node, up []s
 	if len(mine) == 0 || len(theirs) == 0 {
 		return false, false, fmt.Errorf("the segment that holds %s is there on %d of the node's and %d of the upstream's timelines, expected at least one of each", start+events.LSN(offset), len(mine), len(theirs))
 	}
+	for _, b := range append(slices.Clone(mine), theirs...) {
+		blankEmptyPages(b, start+events.LSN(offset))
+	}
 	for _, a := range mine {
 		for _, b := range theirs {
 			if bytes.Equal(a, b) {
@@ -136,6 +141,24 @@ func compareSegment(ctx context.Context, s *source, dataDir string, node, up []s
 		}
 	}
 	return false, false, nil
+}
+
+// blankEmptyPages makes pages that hold no record all zeros, so that they are
+// neither a difference nor a proof. The rest of a switched segment is made of
+// such pages, and need not have come to a standby: one that has the record of
+// the switch goes on behind it (xlogreader.c). Where nothing has come, the first
+// segment of a timeline holds copies of the page on which the timeline began,
+// with that page's address (xlog.c, XLogFileCopy).
+func blankEmptyPages(b []byte, at events.LSN) {
+	const addressAt, header = 8, 40 // xlp_pageaddr; SizeOfXLogLongPHD, the longer one
+	for page := range slices.Chunk(b, walPage) {
+		stale := len(page) >= header && events.LSN(binary.NativeEndian.Uint64(page[addressAt:])) != at
+		size := min(header, len(page))
+		if stale || bytes.Count(page[size:], []byte{0}) == len(page)-size {
+			clear(page)
+		}
+		at += walPage
+	}
 }
 
 func segmentName(timeline uint32, at events.LSN, size uint64) string {

@@ -1,6 +1,7 @@
 package executors_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -64,6 +65,41 @@ func TestRewindFarBack(t *testing.T) {
 		a.exec("select pg_drop_replication_slot(slot_name) from pg_replication_slots")
 	})
 	a.recoverFrom(b, executors.HowRewind, executors.RecoverOptions{})
+}
+
+// The rest of a switched segment is empty, and need not have come to the standby
+// that was promoted behind it: there it has what XLogFileCopy left, copies of
+// the page on which the timeline began. Its WAL is the same for all that.
+func TestRecoverBehindASwitchedSegment(t *testing.T) {
+	a := newPrimary(t, "db1")
+	b := standbyOf(t, a, "db2")
+	a.exec("insert into t (v) values ('before')")
+	size := a.lsn("(select setting::bigint from pg_settings where name = 'wal_segment_size') + '0/0'::pg_lsn")
+	at := a.lsn("pg_switch_wal()")
+	b.caughtUp(a)
+	a.crash()
+	b.promote()
+	settle(t, b, 2, a)
+	file := filepath.Join(b.DataDir, "pg_wal", fmt.Sprintf("%08X%08X%08X", 1, 0, uint64(at)/uint64(size)))
+	wal, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := (uint64(at)%uint64(size) + 8191) &^ 8191
+	if bytes.Count(wal[page:], []byte{0}) != len(wal[page:]) {
+		t.Fatalf("%s is not empty behind the switch: what is tested is not there", file)
+	}
+	for copied := wal[page-8192 : page]; page < uint64(size); page += 8192 {
+		copy(wal[page:], copied)
+	}
+	if err := os.WriteFile(file, wal, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := executors.Recover(within(t), a.Postgres, a.upstream(b), executors.RecoverOptions{Decision: 4})
+	if err != nil || got.How == executors.HowBaseBackup {
+		t.Fatalf("%+v, %v; expected no base backup", got, err)
+	}
+	a.isStandbyOf(b)
 }
 
 // A rewind takes long, and an idle connection to the upstream is ended meanwhile.
