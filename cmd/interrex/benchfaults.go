@@ -309,8 +309,8 @@ func (b *bench) rejoins(c *benchCluster) ([]row, error) {
 				rows[i].Failed = err.Error()
 				return rows, err
 			}
-			if did != how { // the frozen receiver had some WAL in its socket: not what is measured
-				b.say("  %s: not counted, nothing had diverged (%s)", how, did)
+			if did != how { // the frozen receiver had WAL in its socket, or no whole segment: not what is measured
+				b.say("  %s: not counted, it came back otherwise: %s", how, did)
 				continue
 			}
 			rows[i].Values = append(rows[i].Values, took)
@@ -349,8 +349,12 @@ func (b *bench) rejoin(c *benchCluster, how string) (took time.Duration, did str
 	if _, err := client.AwaitOutage(b.ctx, at); err != nil {
 		return 0, "", err
 	}
-	if _, err := c.healthy(b.ctx); err != nil {
+	now, err := c.healthy(b.ctx)
+	if err != nil {
 		return 0, "", err
+	}
+	if now.Primary == s.Primary {
+		return 0, "resumed", nil // the standby was no candidate: nothing is to be recovered
 	}
 	if took, err = c.recoverNode(b.ctx, s.Primary, how); err == nil {
 		did, err = c.recovered(b.ctx, s.Primary)
