@@ -2,6 +2,7 @@ package executors
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -274,27 +275,36 @@ func (s *detaching) settle(ctx context.Context, o PositionOptions, pos *Position
 var ErrHole = errors.New("it cannot be promoted: PostgreSQL would end with PANIC")
 
 // whole looks at the WAL before the replay position, in the newest timeline's
-// file, where the receiver has not come back to it.
+// file, where the receiver has not come back to it. What never came is zeros, or
+// what the file held before it was recycled: a page with another address. A
+// replay that stands at a segment's end has followed a switch of segments, whose
+// record came; a receiver never begins before it again.
 func (s *detaching) whole(ctx context.Context) error {
 	var timeline uint32
 	var receive, replay string
-	var zero bool
+	var zero, ended bool
+	var page int64
+	var header []byte
 	err := s.conn.QueryRow(ctx, `WITH l AS (SELECT pg_last_wal_receive_lsn() AS receive, pg_last_wal_replay_lsn() AS replay),
 		b AS (SELECT receive, replay, (SELECT bytes_per_wal_segment FROM pg_control_init())::numeric AS size, 4294967296 / (SELECT bytes_per_wal_segment FROM pg_control_init())::numeric AS per,
-			greatest(receive - '0/0'::pg_lsn, div(replay - '0/0'::pg_lsn - 1, 8192) * 8192) AS first, replay - '0/0'::pg_lsn AS past FROM l WHERE receive < replay),
-		f AS (SELECT b.*, name FROM b, pg_ls_waldir() AS w (name, bytes, changed) WHERE name ~ '^[0-9A-F]{24}$'
-			AND right(name, 16) = upper(lpad(to_hex(div(div(first, b.size), b.per)::bigint), 8, '0') || lpad(to_hex(mod(div(first, b.size), b.per)::bigint), 8, '0'))
+			div(replay - '0/0'::pg_lsn - 1, 8192) * 8192 AS page, replay - '0/0'::pg_lsn AS past FROM l WHERE receive < replay),
+		g AS (SELECT b.*, greatest(receive - '0/0'::pg_lsn, page) AS first FROM b),
+		f AS (SELECT g.*, name FROM g, pg_ls_waldir() AS w (name, bytes, changed) WHERE name ~ '^[0-9A-F]{24}$'
+			AND right(name, 16) = upper(lpad(to_hex(div(div(page, g.size), g.per)::bigint), 8, '0') || lpad(to_hex(mod(div(page, g.size), g.per)::bigint), 8, '0'))
 			ORDER BY name DESC LIMIT 1)
-		SELECT ('x' || left(name, 8))::bit(32)::int, receive::text, replay::text,
+		SELECT ('x' || left(name, 8))::bit(32)::int, receive::text, replay::text, mod(past, size) = 0, page::bigint,
+			pg_read_binary_file('pg_wal/' || name, mod(page, size)::bigint, 16),
 			pg_read_binary_file('pg_wal/' || name, mod(first, f.size)::bigint, (past - first)::bigint) = decode(repeat('00', (past - first)::int), 'hex') FROM f`).
-		Scan(&timeline, &receive, &replay, &zero)
+		Scan(&timeline, &receive, &replay, &ended, &page, &header, &zero)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil // everything replayed was received, or nothing was received since its start
 	}
 	if err != nil {
 		return fmt.Errorf("look for the WAL before its replay position: %w", err)
 	}
-	if zero {
+	const addressAt = 8 // xlp_pageaddr
+	stale := len(header) < addressAt+8 || binary.NativeEndian.Uint64(header[addressAt:]) != uint64(page)
+	if !ended && (zero || stale) {
 		return fmt.Errorf("%w: on timeline %d it has received WAL up to %s only, and replayed up to %s; it needs the rest from a primary of that timeline, or a recovery", ErrHole, timeline, receive, replay)
 	}
 	return nil

@@ -90,9 +90,17 @@ func TestPositionOnANewTimeline(t *testing.T) {
 // A standby that has just followed a promotion and is cut off before its receiver
 // has come back to where replay was: PostgreSQL cannot be promoted so.
 func TestPositionWithAHole(t *testing.T) {
+	for _, recycle := range []string{"on", "off"} {
+		t.Run("recycled segments "+recycle, func(t *testing.T) { positionWithAHole(t, recycle) })
+	}
+}
+
+func positionWithAHole(t *testing.T, recycle string) {
 	a := newPrimary(t, "db1")
 	b := standbyOf(t, a, "db2")
 	c := standbyOf(t, a, "db3")
+	c.exec("alter system set wal_recycle = " + recycle)
+	c.exec("select pg_reload_conf()")
 	a.exec("select pg_switch_wal()")
 	a.exec("insert into t (v) select repeat('x', 200) from generate_series(1, 1500)") // far into a segment
 	b.caughtUp(a)
@@ -114,8 +122,8 @@ func TestPositionWithAHole(t *testing.T) {
 			t.Logf("db3's log:\n%s", log)
 		}
 	})
-	soloUntil(t, "the receiver is back at the segment's start", func() bool {
-		return c.text("coalesce(pg_last_wal_receive_lsn() < pg_last_wal_replay_lsn(), false)") == "true"
+	soloUntil(t, "the receiver is back at the segment's start, in the file of timeline 2", func() bool {
+		return c.text("coalesce(pg_last_wal_receive_lsn() < pg_last_wal_replay_lsn(), false) and exists (select from pg_ls_waldir() where name ~ '^00000002[0-9A-F]{16}$')") == "true"
 	})
 	b.crash()
 	_, err := executors.FindPosition(within(t), conn, c.Postgres, detachInTime)
@@ -136,6 +144,43 @@ func TestPositionWithAHole(t *testing.T) {
 	stop()
 	if err := <-promoted; err == nil {
 		t.Error("it was promoted all the same")
+	}
+}
+
+// A standby that has the record of a switch of segments goes on behind it, at the
+// next segment, though the rest has not come: that is no hole.
+func TestPositionBehindASwitchedSegment(t *testing.T) {
+	a := newPrimary(t, "db1")
+	b := standbyOf(t, a, "db2")
+	b.exec("alter system set wal_recycle = off") // what has not come is zeros
+	b.exec("select pg_reload_conf()")
+	b.exec("checkpoint")
+	a.exec("select pg_switch_wal()")
+	b.caughtUp(a)
+	up := b.upstream(a)
+	up.Host, up.Port = narrow(t, filepath.Join(a.SocketDir, ".s.PGSQL."+itoa(a.Port)), 300<<10)
+	if err := executors.Follow(within(t), nil, b.Postgres, up); err != nil {
+		t.Fatal(err)
+	}
+	if err := executors.WaitStreaming(within(t), nil, b.Postgres, up); err != nil {
+		t.Fatal(err)
+	}
+	a.exec("insert into t (v) values ('the last one')")
+	a.exec("select pg_switch_wal()")
+	const behind = `coalesce(pg_last_wal_receive_lsn() < pg_last_wal_replay_lsn(), false)
+		and (pg_last_wal_replay_lsn() - '0/0') % (select bytes_per_wal_segment from pg_control_init()) = 0`
+	soloUntil(t, "it has replayed to the segment's end and received less", func() bool { return b.text(behind) == "true" })
+	a.crash()
+	conn := b.agent()
+	pos, err := executors.FindPosition(within(t), conn, b.Postgres, detachInTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := executors.Promote(within(t), conn, b.Postgres, yes); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.text("select count(*) from t where v = 'the last one'"); n != "1" {
+		t.Errorf("behind %s there are %s of the last row, expected 1", pos.LSN, n)
 	}
 }
 
