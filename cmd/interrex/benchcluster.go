@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"syscall"
@@ -27,10 +28,34 @@ type benchCluster struct {
 	nodes   int
 }
 
+// benchPort is the first of so many free ports below those that the kernel gives
+// to outgoing connections: the clients that reconnect without end while a node
+// is down would sooner or later be given its port.
+func benchPort(nodes int) (int, error) {
+	const first, last, block = 26000, 32000, 10
+	for p := first; p < last; p += block {
+		free := 0
+		for ; free < nodes; free++ {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p+free))
+			if err != nil {
+				break
+			}
+			_ = l.Close()
+		}
+		if free == nodes {
+			return p, nil
+		}
+	}
+	return 0, fmt.Errorf("bench: no %d free ports between %d and %d", nodes, first, last)
+}
+
 func openBenchCluster(ctx context.Context, g *globals, stderr io.Writer, nodes int, apart bool) (*benchCluster, error) {
 	c := &benchCluster{stderr: stderr, nodes: nodes}
-	args := []string{"--nodes", fmt.Sprint(nodes)}
-	var err error
+	port, err := benchPort(nodes)
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"--nodes", fmt.Sprint(nodes), "--port", fmt.Sprint(port)}
 	if apart { // the cluster is made by a first, ordinary run
 		first, err := startUp(ctx, g, stderr, args...)
 		if err != nil {

@@ -212,13 +212,32 @@ func (b *bench) killAll(c *benchCluster, client *lab.Client, primary string) (me
 	return m, c.again(b.ctx)
 }
 
-func (b *bench) switchover(c *benchCluster, client *lab.Client, _ string) (measured, error) {
+func (b *bench) switchover(c *benchCluster, client *lab.Client, primary string) (measured, error) {
+	if err := c.caughtUp(b.ctx, primary); err != nil {
+		return measured{}, err
+	}
 	at := time.Now()
 	if code := run(b.ctx, []string{"switchover", "--reason", "bench", "--yes", "--dir", c.g.dir}, io.Discard, c.stderr); code != exitDone {
 		return measured{}, fmt.Errorf("interrex switchover: exit status %d", code)
 	}
 	pause, _, _ := client.Pause(at)
 	return measured{took: pause}, nil
+}
+
+// caughtUp waits, as an operator would whose switchover is refused, until no
+// standby that has just come back lags by more than half of max_lag.
+func (c *benchCluster) caughtUp(ctx context.Context, primary string) error {
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel()
+	_, err := awaitState(ctx, c.log, "standbys that caught up", func(s fsm.State) bool {
+		for _, n := range s.Nodes {
+			if n.Name != primary && n.LSN.Behind(s.PrimaryLSN) > s.Policy.MaxLag/2 {
+				return false
+			}
+		}
+		return true
+	})
+	return err
 }
 
 // freezes measures C: the outage, and the window in which the thawed old
