@@ -16,8 +16,8 @@ import (
 // shutdown is short and the proof after it; then a fast shutdown, which ends
 // every session and sends everything to the standbys that are connected; then
 // what ProveDead does. The EndLSN of the result is the end of the shutdown
-// checkpoint's record: a standby that stands there has received everything. A shutdown that does not end in time is not given up
-// but forced, and the result then says that it was not clean. A server that is
+// checkpoint's record: a standby that stands there has received everything. A
+// shutdown that does not end in time is not given up but forced, and the result then says that it was not clean. A server that is
 // down already is only proved dead. Conn may be nil.
 func Demote(ctx context.Context, conn *pgx.Conn, p Postgres) (Dead, error) {
 	_, running, err := FindPostmaster(p.DataDir)
