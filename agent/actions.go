@@ -122,7 +122,7 @@ func (a *Agent) fenceOrder(_ context.Context, _ pending) (outcome, error) {
 		return outcome{how: "proved already"}, nil
 	}
 	cause := events.CauseFenced
-	if stoppedCleanly(a.cfg.Postgres.DataDir) {
+	if executors.StoppedCleanly(a.cfg.Postgres) {
 		cause = events.CauseStopped
 	}
 	return outcome{}, a.deadNow(cause)

@@ -71,19 +71,21 @@ type Agent struct {
 	primaryName  atomic.Pointer[string]
 
 	// Owned by the loop.
-	view     view
-	lease    lease.State
-	fact     probes.Fact
-	seen     events.PostgresSeen // last one emitted
-	seenOnce bool
-	probes   summary
-	watcher  *executors.Watcher
-	watched  executors.Incarnation
-	dead     bool   // proved dead since it last ran
-	deadTerm uint64 // the term that the proof was given for
-	leaving  time.Time
-	beat     time.Time
-	peers    map[string]events.PostgresState
+	view       view
+	lease      lease.State
+	fact       probes.Fact
+	seen       events.PostgresSeen // last one emitted
+	seenOnce   bool
+	probes     summary
+	watcher    *executors.Watcher
+	watched    executors.Incarnation
+	blind      bool   // PostgreSQL's host is another one, and not heard of
+	unattended bool   // taking over waits for that host
+	dead       bool   // proved dead since it last ran
+	deadTerm   uint64 // the term that the proof was given for
+	leaving    time.Time
+	beat       time.Time
+	peers      map[string]events.PostgresState
 
 	lastGuardian time.Time // when the last one was started
 

@@ -265,7 +265,7 @@ func TestInherit(t *testing.T) {
 				halfWritten(a.leaseFile, c.left())
 			}
 			a.view.ready = true
-			a.takeOver(t.Context())
+			a.takeOver()
 			if a.lease.Held != c.held {
 				t.Errorf("held: %t, expected %t", a.lease.Held, c.held)
 			}

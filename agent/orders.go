@@ -179,16 +179,22 @@ func (a *Agent) reap() {
 	if a.watcher == nil {
 		return
 	}
-	if inc, ok, err := executors.FindPostmaster(a.cfg.Postgres.DataDir); err == nil && (!ok || inc != a.watched) {
+	if inc, ok, err := executors.Postmaster(a.cfg.Postgres); err == nil && (!ok || inc != a.watched) {
 		a.exited(a.watcher, a.watched)
 	}
 }
 
 // takeOver begins with what the agent found: a PostgreSQL that runs, or one
 // that does not, and a lease that an earlier run of the agent may have left.
-func (a *Agent) takeOver(ctx context.Context) {
-	a.leaseFile.Repair()
+//
+// Whether it runs on a host that is not heard of nobody knows: then this waits
+// until it is.
+func (a *Agent) takeOver() {
 	a.attach()
+	if a.unattended = a.blind; a.unattended {
+		return
+	}
+	a.leaseFile.Repair()
 	left, ok := a.leaseFile.Read()
 	if a.mine() {
 		a.inherit(left, ok)
@@ -207,7 +213,7 @@ func (a *Agent) takeOver(ctx context.Context) {
 
 // foundDead says how a PostgreSQL ended that was found stopped.
 func (a *Agent) foundDead() string {
-	if stoppedCleanly(a.cfg.Postgres.DataDir) {
+	if executors.StoppedCleanly(a.cfg.Postgres) {
 		if a.view.phase == events.Forming {
 			return events.CauseSwitched
 		}
@@ -278,7 +284,7 @@ func (a *Agent) end(from events.LSN) (executors.Dead, error) {
 	defer cancel()
 	d, err := executors.ProveDead(ctx, a.cfg.Postgres, from)
 	if err != nil && ctx.Err() == nil {
-		_, killErr := executors.KillAll(ctx, a.cfg.Postgres.DataDir)
+		_, killErr := executors.KillPostgres(ctx, a.cfg.Postgres)
 		err = errors.Join(err, killErr)
 	}
 	return d, err

@@ -99,7 +99,7 @@ func (a *Agent) begin(ctx context.Context, past []events.Event) error {
 			return err
 		}
 		a.view.ready = true
-		a.takeOver(ctx)
+		a.takeOver()
 		orders := a.view.orders
 		a.view.orders = nil
 		if a.view.beyond != 0 {

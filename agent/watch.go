@@ -2,9 +2,7 @@ package agent
 
 import (
 	"context"
-	"encoding/binary"
-	"os"
-	"path/filepath"
+	"errors"
 	"slices"
 	"time"
 
@@ -100,7 +98,10 @@ func (a *Agent) probed(f probes.Fact) {
 		a.probes.failures++
 	}
 	a.attach()
-	if a.watcher == nil && (f.State != events.PostgresUp || a.dead) {
+	if a.unattended && !a.blind {
+		a.takeOver()
+	}
+	if !a.blind && a.watcher == nil && (f.State != events.PostgresUp || a.dead) {
 		f.State = events.PostgresDown // no process: whatever the connection said, perhaps before it was killed
 	}
 	if f.State == events.PostgresUp {
@@ -159,16 +160,19 @@ func (a *Agent) forgetLease(f probes.Fact) {
 	}
 }
 
-// attach begins to watch a postmaster that somebody started.
+// attach begins to watch a postmaster that somebody started. While PostgreSQL's
+// host is not heard of, the agent is blind: it neither takes a process for gone
+// nor for there.
 func (a *Agent) attach() {
 	if a.watcher != nil {
 		return
 	}
-	inc, ok, err := executors.FindPostmaster(a.cfg.Postgres.DataDir)
+	inc, ok, err := executors.Postmaster(a.cfg.Postgres)
+	a.blind = errors.Is(err, executors.ErrNotHeard)
 	if err != nil || !ok {
 		return
 	}
-	w, err := executors.Watch(inc)
+	w, err := executors.WatchPostmaster(a.cfg.Postgres, inc)
 	if err != nil {
 		return
 	}
@@ -190,7 +194,7 @@ func (a *Agent) exited(w *executors.Watcher, inc executors.Incarnation) {
 	if a.expecting() {
 		return // an action of ours stops it and reports
 	}
-	clean := stoppedCleanly(a.cfg.Postgres.DataDir)
+	clean := executors.StoppedCleanly(a.cfg.Postgres)
 	a.emit(events.PostgresExited{Node: a.cfg.Node, PID: inc.PID, Clean: clean, Term: a.journal.state.Held})
 	a.seenOnce = false
 	a.probeSoon()
@@ -204,7 +208,7 @@ func (a *Agent) exited(w *executors.Watcher, inc executors.Incarnation) {
 // meanwhile, and was not started again, is given up now.
 func (a *Agent) pauseEnded() {
 	a.attach()
-	if a.watcher != nil || a.dead || !a.mine() || a.expecting() || stoppedCleanly(a.cfg.Postgres.DataDir) {
+	if a.watcher != nil || a.dead || !a.mine() || a.expecting() || executors.StoppedCleanly(a.cfg.Postgres) {
 		return
 	}
 	a.surrender(a.causeOfDeath(events.CauseCrashed))
@@ -216,24 +220,6 @@ func (a *Agent) causeOfDeath(otherwise string) string {
 		return events.CauseLeaseLost
 	}
 	return otherwise
-}
-
-// stoppedCleanly reads the state out of pg_control: system identifier (8),
-// version (4), catalog version (4), then DBState, where 1 is "shut down" and 2
-// "shut down in recovery" (PostgreSQL: src/include/catalog/pg_control.h, the
-// same in 13 to 18). What cannot be read is not clean.
-func stoppedCleanly(dataDir string) bool {
-	f, err := os.Open(filepath.Join(dataDir, "global", "pg_control"))
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	var b [20]byte
-	if _, err := f.ReadAt(b[:], 0); err != nil {
-		return false
-	}
-	state := binary.NativeEndian.Uint32(b[16:])
-	return state == 1 || state == 2
 }
 
 // pulse is what a heartbeat or a renewal carries.

@@ -19,6 +19,10 @@ import (
 // kept may then be the only copy. Directories that are not named so are never
 // touched.
 func Clean(ctx context.Context, p Postgres) (removed []string, bytes uint64, err error) {
+	if e, ok := elsewhere(p); ok {
+		done, err := act(ctx, e, Act{Do: "clean", Postgres: p})
+		return done.Removed, done.Bytes, err
+	}
 	at, err := findPlaces(p)
 	if err != nil {
 		return nil, 0, fmt.Errorf("node %s: clean: %w", p.Node, err)

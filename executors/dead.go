@@ -36,6 +36,10 @@ type Dead struct {
 // read. Not covered: a second copy of the directory, and storage that another
 // host can mount. Work on a hanging disk is not bounded by ctx.
 func ProveDead(ctx context.Context, p Postgres, from events.LSN) (Dead, error) {
+	if e, ok := elsewhere(p); ok {
+		done, err := act(ctx, e, Act{Do: "prove-dead", Postgres: p, From: from})
+		return done.Dead, err
+	}
 	began := time.Now()
 	if err := forbidWrites(ctx, p); err != nil {
 		return Dead{}, err

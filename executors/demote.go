@@ -20,6 +20,10 @@ import (
 // shutdown that does not end in time is not given up but forced, and the result then says that it was not clean. A server that is
 // down already is only proved dead. Conn may be nil.
 func Demote(ctx context.Context, conn *pgx.Conn, p Postgres) (Dead, error) {
+	if e, ok := elsewhere(p); ok {
+		done, err := act(ctx, e, Act{Do: "demote", Postgres: p})
+		return done.Dead, err
+	}
 	_, running, err := FindPostmaster(p.DataDir)
 	if err != nil {
 		return Dead{}, fmt.Errorf("node %s: demote: %w", p.Node, err)

@@ -21,6 +21,10 @@ import (
 // where that may not be written, DATADIR/.interrex-upstream.pass. It returns when the reload was asked for; WaitStreaming tells whether it works.
 // A primary is refused. Conn may be nil.
 func Follow(ctx context.Context, conn *pgx.Conn, p Postgres, up Upstream) error {
+	if e, ok := elsewhere(p); ok {
+		_, err := act(ctx, e, Act{Do: "follow", Postgres: p, Upstream: up})
+		return err
+	}
 	err := withConn(ctx, conn, p, func(conn *pgx.Conn) error {
 		return follow(ctx, conn, p, up)
 	})
@@ -88,6 +92,10 @@ var (
 // server's log says why it cannot work; the error holds the log's last
 // complaints. Conn may be nil.
 func WaitStreaming(ctx context.Context, conn *pgx.Conn, p Postgres, up Upstream) error {
+	if e, ok := elsewhere(p); ok {
+		_, err := act(ctx, e, Act{Do: "wait-streaming", Postgres: p, Upstream: up})
+		return err
+	}
 	return waitStreamingFrom(ctx, conn, p, up, logLength(p.ServerLog()))
 }
 

@@ -14,7 +14,7 @@ import (
 
 // Postgres is one node's PostgreSQL as the executors reach it.
 type Postgres struct {
-	Runner     Runner
+	Runner     Runner `json:"-"`
 	Node       string
 	BinDir     string // for example /usr/lib/postgresql/15/bin
 	DataDir    string

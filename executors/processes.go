@@ -112,6 +112,13 @@ type Watcher struct {
 	wake func() // out of its sleep in the kernel; nil when it polls
 }
 
+// NewWatcher is for a host that tells of its processes in another way: ended is
+// called when it has said that the process is no more, at most once.
+func NewWatcher(inc Incarnation) (w *Watcher, ended func()) {
+	w = &Watcher{inc: inc, done: make(chan struct{}), stop: make(chan struct{})}
+	return w, func() { close(w.done) }
+}
+
 // Done is closed when the process has ended, a zombie included; never by Close.
 func (w *Watcher) Done() <-chan struct{} { return w.done }
 

@@ -57,6 +57,9 @@ var ErrIsPrimary = errors.New("it runs as a primary")
 // backup taken from such a node contains what is kept there. Only for PostgreSQL
 // on this host. Only one Recover at a time may work on a node.
 func Recover(ctx context.Context, p Postgres, up Upstream, o RecoverOptions) (Recovered, error) {
+	if e, ok := elsewhere(p); ok {
+		return recoverElsewhere(ctx, e, p, up, o)
+	}
 	r := recovery{ctx: ctx, p: p, up: up, o: o}
 	r.defaults()
 	err := r.run()

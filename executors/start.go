@@ -48,6 +48,10 @@ const (
 // already the error wraps ErrRunning. When a server that was to be no standby
 // does not start, standby.signal is put back.
 func Start(ctx context.Context, p Postgres, o StartOptions) (Started, error) {
+	if e, ok := elsewhere(p); ok {
+		done, err := act(ctx, e, Act{Do: "start", Postgres: p, Start: o})
+		return done.Started, err
+	}
 	spawner, ok := p.Runner.(Spawner)
 	if !ok {
 		return Started{}, fmt.Errorf("node %s: a server can be started on this host only: use the runner local", p.Node)
@@ -203,6 +207,10 @@ func spawn(ctx context.Context, p Postgres, s Spawner, extra []string) (Started,
 // clients) is an accepting server too. A standby that has not reached a
 // consistent state does not accept.
 func WaitAccepting(ctx context.Context, p Postgres) error {
+	if e, ok := elsewhere(p); ok {
+		_, err := act(ctx, e, Act{Do: "wait-accepting", Postgres: p})
+		return err
+	}
 	cfg, err := pgconn.ParseConfig(p.DSN("interrex"))
 	if err != nil {
 		return fmt.Errorf("node %s: connection settings: %w", p.Node, err)

@@ -17,6 +17,10 @@ import (
 // an error at once, because it can obey no signal but SIGKILL; Stop never
 // thaws one. An immediate stop is no proof of death: ProveDead is.
 func Stop(ctx context.Context, p Postgres, mode string) error {
+	if e, ok := elsewhere(p); ok {
+		_, err := act(ctx, e, Act{Do: "stop", Postgres: p, Mode: mode})
+		return err
+	}
 	if ran, err := stop(ctx, p, mode); err != nil || !ran || mode == "immediate" {
 		return err
 	}

@@ -1,0 +1,198 @@
+// Package onhost has actions on a PostgreSQL of another host, or of a container,
+// performed there by a copy of this very program: the code that judges, proves
+// and moves directories is the same on every host, and a Runner only has to
+// bring it there. Orders travel on standard input, never on a command line;
+// notes and the result come back as lines of JSON on standard output.
+//
+// The other host needs Linux of the same processor, a POSIX shell, sha256sum,
+// and a home directory of the login that programs may be run from.
+package onhost
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/interrex-ha/interrex/executors"
+)
+
+// Verb is the hidden command by which the copy is called.
+const Verb = "on-host"
+
+const (
+	// pulseEvery is how often the copy says that it is there; notHeardAfter how
+	// old its last word may be. A host that is cut off is silent from then on.
+	pulseEvery    = time.Second
+	notHeardAfter = 3 * time.Second
+	// again is the pause before a lost watch is begun anew.
+	again = 500 * time.Millisecond
+)
+
+// order is what a copy reads on its standard input.
+type order struct {
+	Act   *executors.Act  `json:"act,omitempty"`
+	Watch string          `json:"watch,omitempty"` // a data directory
+	Ask   string          `json:"ask,omitempty"`   // one of the questions that Serve was given
+	With  json.RawMessage `json:"with,omitempty"`
+}
+
+// answer is one line of a copy's standard output. Each begins with the same
+// words, so that nothing else that is printed there is taken for one.
+type answer struct {
+	Interrex int                 `json:"interrex"` // protocol
+	Pulse    bool                `json:"pulse,omitempty"`
+	Note     *executors.Note     `json:"note,omitempty"`
+	Seen     *executors.Seen     `json:"seen,omitempty"`
+	Boot     string              `json:"boot,omitempty"` // of the host, with Seen
+	At       int64               `json:"at,omitempty"`   // and its clock, when looking began: what two copies tell is put in order by it
+	Done     *executors.Done     `json:"done,omitempty"`
+	Reply    json.RawMessage     `json:"reply,omitempty"`
+	Error    *executors.ActError `json:"error,omitempty"`
+}
+
+const protocol = 1
+
+// parse returns false for a line that is none of a copy's.
+func parse(line string) (answer, bool) {
+	var a answer
+	err := json.Unmarshal([]byte(line), &a)
+	return a, err == nil && a.Interrex == protocol
+}
+
+// Options say what a Host is made of.
+type Options struct {
+	Program string       // this program's file, which is copied
+	Where   string       // the other host, for messages: "ssh postgres@pg-a"
+	Logger  *slog.Logger // nil: slog.Default()
+}
+
+// Host is another host. It is an executors.Elsewhere: files and commands go
+// through its Runner, actions to the copy. It may be used by any number of
+// goroutines; nothing is connected before the first use.
+type Host struct {
+	executors.Runner
+	o    Options
+	prog program
+
+	mu      sync.Mutex
+	watches map[string]*watch // by data directory
+	quit    context.Context   //nolint:containedctx // ends the watches
+	cancel  context.CancelFunc
+}
+
+var _ executors.Elsewhere = (*Host)(nil)
+
+// New makes a host that is reached through r.
+func New(r executors.Runner, o Options) *Host {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	quit, cancel := context.WithCancel(context.Background())
+	return &Host{Runner: r, o: o, prog: program{file: o.Program}, watches: map[string]*watch{}, quit: quit, cancel: cancel}
+}
+
+// Close ends the watches. The Runner is the caller's.
+func (h *Host) Close() { h.cancel() }
+
+// Act implements executors.Elsewhere. The copy is told how long the caller will
+// wait, and ends by itself then: a connection that is cut leaves nothing behind
+// for ever.
+func (h *Host) Act(ctx context.Context, a executors.Act, note func(executors.Note) error) (executors.Done, error) {
+	if end, ok := ctx.Deadline(); ok {
+		a.Within = max(time.Until(end), time.Millisecond)
+	}
+	var done executors.Done
+	err := h.call(ctx, order{Act: &a}, func(ans answer) error {
+		if ans.Done != nil {
+			done = *ans.Done
+		}
+		if ans.Seen != nil {
+			h.watchOf(a.Postgres.DataDir).heard(ans)
+		}
+		if ans.Note == nil {
+			return nil
+		}
+		return note(*ans.Note)
+	})
+	if err != nil {
+		return done, fmt.Errorf("%s: %w", h.o.Where, err)
+	}
+	return done, nil
+}
+
+// Ask has the copy answer one of the questions that Serve was given there; reply
+// is what its JSON is put into.
+func (h *Host) Ask(ctx context.Context, what string, with, reply any) error {
+	b, err := json.Marshal(with)
+	if err != nil {
+		return fmt.Errorf("%s: ask %s: %w", h.o.Where, what, err)
+	}
+	var got json.RawMessage
+	err = h.call(ctx, order{Ask: what, With: b}, func(ans answer) error {
+		if ans.Reply != nil {
+			got = ans.Reply
+		}
+		return nil
+	})
+	if err == nil {
+		err = json.Unmarshal(got, reply)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: ask %s: %w", h.o.Where, what, err)
+	}
+	return nil
+}
+
+// call runs the copy once. Take is called for each line of it; its error ends
+// the copy. The copy's own error comes back as an *executors.ActError.
+func (h *Host) call(ctx context.Context, o order, take func(answer) error) error {
+	path, err := h.prog.provide(ctx, h.Runner)
+	if err != nil {
+		return err
+	}
+	stdin, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	run, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var mu sync.Mutex // Line may still be at work when Run returns
+	var said error
+	spoke, ended := false, false
+	_, err = h.Runner.Run(run, executors.Command{
+		Path: path, Args: []string{Verb}, Stdin: append(stdin, '\n'),
+		Line: func(line string) {
+			ans, ok := parse(line)
+			mu.Lock()
+			defer mu.Unlock()
+			if !ok || ended {
+				return
+			}
+			spoke = true
+			if ans.Error != nil {
+				said = ans.Error
+			}
+			if err := take(ans); err != nil {
+				cancel(err)
+			}
+		},
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	ended = true
+	if !spoke {
+		h.prog.forget() // somebody may have removed it
+	}
+	switch {
+	case said != nil:
+		return said
+	case err != nil:
+		return err
+	case !spoke:
+		return fmt.Errorf("%s said nothing; is its home on a file system from which programs may be run?", path)
+	}
+	return nil
+}

@@ -1,0 +1,126 @@
+package onhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/interrex-ha/interrex/executors"
+)
+
+// watch follows one postmaster: a copy of this program stays there and tells
+// what it sees, at once when the process ends.
+type watch struct {
+	mu       sync.Mutex
+	seen     executors.Seen
+	at       time.Time // when the last word came; zero: none has
+	boot     string    // of the host, as of then
+	looked   int64     // by its clock
+	err      error     // why there is none
+	watchers map[*executors.Watcher]func()
+}
+
+// watchOf begins to watch a data directory when nobody has yet.
+func (h *Host) watchOf(dataDir string) *watch {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w, ok := h.watches[dataDir]
+	if !ok {
+		w = &watch{watchers: map[*executors.Watcher]func(){}}
+		h.watches[dataDir] = w
+		go h.keepWatching(dataDir, w)
+	}
+	return w
+}
+
+// keepWatching goes on until the host is closed, however often the connection
+// is lost.
+func (h *Host) keepWatching(dataDir string, w *watch) {
+	for h.quit.Err() == nil {
+		err := h.watchOnce(dataDir, w)
+		if h.quit.Err() != nil {
+			return
+		}
+		w.lost(err)
+		select {
+		case <-h.quit.Done():
+		case <-time.After(again):
+		}
+	}
+}
+
+var errSilent = errors.New("the other host has fallen silent")
+
+// watchOnce ends when the copy does, or is silent: what a cut connection looks
+// like from here.
+func (h *Host) watchOnce(dataDir string, w *watch) error {
+	ctx, cancel := context.WithCancelCause(h.quit)
+	defer cancel(nil)
+	silence := time.AfterFunc(time.Hour, func() { cancel(errSilent) }) // copying the program may come first
+	defer silence.Stop()
+	err := h.call(ctx, order{Watch: dataDir}, func(a answer) error {
+		silence.Reset(notHeardAfter)
+		if a.Seen != nil {
+			w.heard(a)
+		}
+		return nil
+	})
+	if err == nil {
+		err = errors.New("the watch there ended")
+	}
+	return err
+}
+
+// heard takes the other host's word. Watchers of a process that is not the one
+// that runs there now are told of its end.
+func (w *watch) heard(a answer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if a.Boot == w.boot && a.At < w.looked {
+		return // overtaken by what another copy has seen since
+	}
+	s := *a.Seen
+	w.seen, w.at, w.err, w.boot, w.looked = s, time.Now(), nil, a.Boot, a.At
+	for watcher, ended := range w.watchers {
+		if !s.Running || s.Incarnation != watcher.Incarnation() {
+			delete(w.watchers, watcher)
+			ended()
+		}
+	}
+}
+
+func (w *watch) lost(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.err = err
+}
+
+// Seen implements executors.Elsewhere. The first call begins the watch.
+func (h *Host) Seen(p executors.Postgres) (executors.Seen, error) {
+	w := h.watchOf(p.DataDir)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.at.IsZero() || time.Since(w.at) > notHeardAfter {
+		return executors.Seen{}, fmt.Errorf("%s: %w", h.o.Where, errors.Join(executors.ErrNotHeard, w.err))
+	}
+	return w.seen, nil
+}
+
+// Watch implements executors.Elsewhere.
+func (h *Host) Watch(p executors.Postgres, inc executors.Incarnation) (*executors.Watcher, error) {
+	if _, err := h.Seen(p); err != nil {
+		return nil, err
+	}
+	w := h.watchOf(p.DataDir)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	watcher, ended := executors.NewWatcher(inc)
+	if !w.seen.Running || w.seen.Incarnation != inc {
+		ended()
+		return watcher, nil
+	}
+	w.watchers[watcher] = ended
+	return watcher, nil
+}
