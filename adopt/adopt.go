@@ -3,8 +3,8 @@
 // finding it names the exact line to change and whether that takes a reload or
 // a restart, and it lists what Interrex would create, and the way back.
 //
-// It sees this host only; servers of other hosts are refused by name. A report
-// is true of the moment that it was made in: interrex up makes one again.
+// Servers of other hosts are looked at there, through the node's executor. A
+// report is true of the moment that it was made in: interrex up makes one again.
 package adopt
 
 import (
@@ -63,6 +63,8 @@ type Report struct {
 
 	systemID string            // of the primary
 	sockets  map[string]string // directory of the Unix socket by node
+	logs     map[string]string // see Taken.Logs
+	hosts    *Hosts
 }
 
 // Count returns how many findings have the level.
@@ -86,7 +88,7 @@ const lookTime = 10 * time.Second
 // and reads files, runs systemctl is-enabled and, as the owner of a data
 // directory, psql; nothing is written. The error is about the call itself (no
 // nodes, ctx ended); what is wrong with the servers stands in the report.
-func Plan(ctx context.Context, nodes []config.Node) (Report, error) {
+func Plan(ctx context.Context, nodes []config.Node, hosts *Hosts) (Report, error) {
 	if len(nodes) == 0 {
 		return Report{}, errors.New("adopt: no node is configured; set INTERREX_NODE_0_DATA_DIRECTORY and so on")
 	}
@@ -94,14 +96,22 @@ func Plan(ctx context.Context, nodes []config.Node) (Report, error) {
 	var seen []view
 	for _, n := range nodes {
 		one, cancel := context.WithTimeout(ctx, lookTime)
-		seen = append(seen, look(one, h, n))
+		if n.Here() {
+			seen = append(seen, look(one, h, n))
+		} else {
+			seen = append(seen, lookThere(ctx, hosts, n))
+		}
 		cancel()
 		if err := ctx.Err(); err != nil {
 			return Report{}, fmt.Errorf("adopt: looking at node %s: %w", n.Name, err)
 		}
 	}
 	r := judge(seen)
+	r.hosts = hosts
 	r.Findings = append(otherManagers(ctx, h, seen), r.Findings...)
+	for _, v := range seen {
+		r.Findings = append(r.Findings, v.managers...)
+	}
 	r.Creates, r.Back = creates(r.Nodes, r.Primary)
 	return r, ctx.Err()
 }
@@ -116,22 +126,30 @@ type view struct {
 	here     bool      // its address belongs to this host
 	replicas error     // why a replication connection did not work; nil when it did
 	early    []Finding // found while looking
+	managers []Finding // of another host
+	log      string    // of another host: the file that a server started there writes to
 }
 
 func (v *view) found(level Level, check, fix string, takes When, format string, args ...any) {
 	v.early = append(v.early, Finding{Node: v.node.Name, Level: level, Check: check, Message: fmt.Sprintf(format, args...), Fix: fix, Takes: takes})
 }
 
-// look asks everything of one node, from the outside in: its address, its
-// directory, its processes, the server.
+// look asks everything of one node of this host, from the outside in: its
+// address, its directory, its processes, the server.
 func look(ctx context.Context, h host, n config.Node) view {
 	v := view{node: n}
 	v.here = h.isHere(ctx, n.Host)
 	if !v.here {
 		v.found(Refuse, "host", "", AtOnce,
-			"%s is not this host; this release takes over servers of its own host only, others will come with the ssh runner", n.Host)
+			"%s is not this host; reach it by INTERREX_NODE_%d_EXECUTOR=ssh, as postgres with a key: it is then looked at there", n.Host, n.ID)
 		return v
 	}
+	return lookInside(ctx, h, n)
+}
+
+// lookInside asks everything on the node's own host.
+func lookInside(ctx context.Context, h host, n config.Node) view {
+	v := view{node: n, here: true}
 	var err error
 	if v.node, v.place, err = h.discover(ctx, n); err != nil {
 		v.found(Refuse, "directory", "", AtOnce, "%v", err)
@@ -146,6 +164,9 @@ func look(ctx context.Context, h host, n config.Node) view {
 	v.facts = ask(ctx, &v)
 	if v.facts != nil && v.facts.Settings != nil {
 		v.replicas = tryReplication(ctx, &v)
+		for _, check := range ownChecks {
+			check(&v)
+		}
 	}
 	return v
 }

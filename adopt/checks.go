@@ -12,20 +12,26 @@ import (
 // checks are the questions about one node, in the order of the report. Each
 // reads what was seen and adds findings; none asks anything more.
 var checks = []func(v *view, all []view){
-	checkVersion, checkDirectory, checkRole, checkPassfile, checkReplication, checkAutostart, checkStreaming, checkStandby,
-	checkRoom, checkRewind, checkDurability, checkSynchronous, checkManagersLibraries, checkPlaces, checkSlots, checkDisk,
+	checkVersion, checkRole, checkPassfile, checkReplication, checkAutostart, checkStreaming, checkStandby,
+	checkRoom, checkRewind, checkDurability, checkSynchronous, checkSlots, checkDisk,
 }
+
+// ownChecks look at files, and are asked where the node is.
+var ownChecks = []func(v *view){checkDirectory, checkManagers, checkPlaces}
 
 // judge turns what was seen into a report. What could not be seen of one node
 // takes no part in comparisons.
 func judge(all []view) Report {
-	r := Report{sockets: map[string]string{}}
+	r := Report{sockets: map[string]string{}, logs: map[string]string{}}
 	var primaries []string
 	for i := range all {
 		v := &all[i]
 		r.Nodes = append(r.Nodes, v.node)
 		if v.place.socket != "" {
 			r.sockets[v.node.Name] = v.place.socket
+		}
+		if v.log != "" {
+			r.logs[v.node.Name] = v.log
 		}
 		if v.facts != nil && v.facts.Settings != nil && !v.facts.Recovery {
 			primaries = append(primaries, v.node.Name)
@@ -109,7 +115,7 @@ func role(f *facts) string {
 	return "the primary"
 }
 
-func checkDirectory(v *view, _ []view) {
+func checkDirectory(v *view) {
 	if says := v.facts.value("data_directory"); !sameDirectory(says, v.node.DataDirectory) {
 		v.found(Refuse, "directory", fmt.Sprintf("INTERREX_NODE_%d_PORT or INTERREX_NODE_%d_DATA_DIRECTORY", v.node.ID, v.node.ID), AtOnce,
 			"the server at %s:%d works in %s, not in %s", v.node.Host, v.node.Port, says, v.node.DataDirectory)

@@ -219,7 +219,11 @@ func tryReplication(ctx context.Context, v *view) error {
 		_, err := psql(ctx, v, "replication=true", "IDENTIFY_SYSTEM")
 		return err
 	}
-	conn, err := pgconn.Connect(ctx, conninfo(v.node)+" replication=true")
+	return tryReplicationTCP(ctx, v.node)
+}
+
+func tryReplicationTCP(ctx context.Context, n config.Node) error {
+	conn, err := pgconn.Connect(ctx, conninfo(n)+" replication=true")
 	if err != nil {
 		return err
 	}

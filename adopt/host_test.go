@@ -187,7 +187,7 @@ func TestIsHere(t *testing.T) {
 }
 
 func TestAnotherHostIsRefused(t *testing.T) {
-	r, err := Plan(t.Context(), []config.Node{{Name: "db1", Host: "192.0.2.1", Port: 5432, DataDirectory: "/data"}})
+	r, err := Plan(t.Context(), []config.Node{{Name: "db1", Host: "192.0.2.1", Port: 5432, DataDirectory: "/data"}}, NewHosts("", nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestAnotherHostIsRefused(t *testing.T) {
 	if i == len(r.Findings) || r.Findings[i].Level != Refuse || !strings.Contains(r.Findings[i].Message, "ssh runner") {
 		t.Errorf("got %+v", r.Findings)
 	}
-	if _, err := Plan(t.Context(), nil); err == nil {
+	if _, err := Plan(t.Context(), nil, nil); err == nil {
 		t.Error("a plan without nodes")
 	}
 }

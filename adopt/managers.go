@@ -72,7 +72,7 @@ func (h host) otherInterrex(dir string, nodes []config.Node) []Finding {
 			continue
 		}
 		for _, n := range nodes {
-			if sameDirectory(data, n.DataDirectory) {
+			if n.Here() && sameDirectory(data, n.DataDirectory) {
 				out = append(out, Finding{
 					Node: n.Name, Level: Refuse, Check: "manager", Fix: "stop the interrex up of " + filepath.Dir(theirs) + " first, and release what it took over",
 					Message: fmt.Sprintf("an Interrex of another directory, %s, stands for this node (guardian %d); two logs would decide", filepath.Dir(theirs), p.pid),

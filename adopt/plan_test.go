@@ -81,7 +81,7 @@ func node(c debiantest.Cluster, id int) config.Node {
 
 func plan(t *testing.T, nodes ...config.Node) Report {
 	t.Helper()
-	r, err := Plan(t.Context(), nodes)
+	r, err := Plan(t.Context(), nodes, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

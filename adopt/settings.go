@@ -112,7 +112,8 @@ func synchronousNames(value string) []string {
 	return out
 }
 
-func checkManagersLibraries(v *view, _ []view) {
+// checkManagers looks for what other failover managers have left in the server.
+func checkManagers(v *view) {
 	for _, lib := range strings.Split(v.facts.value("shared_preload_libraries"), ",") {
 		lib = strings.TrimSpace(lib)
 		if lib == "repmgr" || lib == "pgautofailover" {
@@ -127,7 +128,7 @@ func checkManagersLibraries(v *view, _ []view) {
 	}
 }
 
-func checkPlaces(v *view, _ []view) {
+func checkPlaces(v *view) {
 	for _, name := range []string{"config_file", "hba_file"} {
 		file := v.facts.value(name)
 		if file != "" && !within(file, v.node.DataDirectory) {

@@ -28,13 +28,15 @@ type Taken struct {
 	SystemID string            `json:"system_id"`
 	Nodes    []config.Node     `json:"nodes"`
 	Sockets  map[string]string `json:"sockets"` // by node: the directory of its Unix socket, as it was when it ran
+	Logs     map[string]string `json:"logs"`    // by node of another host: the file that a server started there writes to
 
-	Dir string `json:"-"` // where this is kept: the directory of interrex up
+	Dir   string `json:"-"` // where this is kept: the directory of interrex up
+	Hosts *Hosts `json:"-"` // how the nodes are reached; nil where all are here
 }
 
 // Take is the cluster of a report, to be kept in dir. It changes nothing.
 func (r Report) Take(cluster, dir string) Taken {
-	return Taken{Cluster: cluster, SystemID: r.systemID, Nodes: r.Nodes, Sockets: r.sockets, Dir: dir}
+	return Taken{Cluster: cluster, SystemID: r.systemID, Nodes: r.Nodes, Sockets: r.sockets, Logs: r.logs, Dir: dir, Hosts: r.hosts}
 }
 
 // Agrees returns nil when the environment still describes the cluster that was
@@ -56,6 +58,8 @@ func (t Taken) Agrees(cluster string, nodes []config.Node) error {
 			{"NAME", had.Name, n.Name}, {"HOST", had.Host, n.Host}, {"PORT", strconv.Itoa(had.Port), strconv.Itoa(n.Port)},
 			{"DATA_DIRECTORY", had.DataDirectory, n.DataDirectory}, {"WEIGHT", fmt.Sprint(had.Weight), fmt.Sprint(n.Weight)},
 			{"PRIORITY", strconv.Itoa(had.Priority), strconv.Itoa(n.Priority)},
+			{"EXECUTOR", cmp.Or(had.Executor, config.ExecutorLocal), cmp.Or(n.Executor, config.ExecutorLocal)},
+			{"CONTAINER", had.Container, n.Container},
 		} {
 			if c.was != c.is {
 				return fmt.Errorf("INTERREX_NODE_%d_%s=%q: %s holds a cluster in which it is %q: use another --dir, or correct it", n.ID, c.field, c.is, t.Dir, c.was)
@@ -75,6 +79,7 @@ func (t Taken) With(nodes []config.Node) Taken {
 		had.BinDirectory = cmp.Or(n.BinDirectory, had.BinDirectory)
 		had.ConfigFile = cmp.Or(n.ConfigFile, had.ConfigFile)
 		had.Service = cmp.Or(n.Service, had.Service)
+		had.SSHHost, had.SSHUser, had.SSHPort, had.SSHKey = n.SSHHost, n.SSHUser, n.SSHPort, n.SSHKey
 	}
 	return t
 }
@@ -85,6 +90,10 @@ func (t Taken) Name() string { return t.Cluster }
 // Created is false: Interrex did not make these servers, and never stops them
 // because a part of it ends in order.
 func (t Taken) Created() bool { return false }
+
+// Here reports whether the node named is of this host: its agent can be stopped
+// together with it, and stop it.
+func (t Taken) Here(node string) bool { return t.node(node).Here() }
 
 // Members are the nodes as the log names them.
 func (t Taken) Members() []events.Member {
@@ -105,35 +114,53 @@ func (t Taken) node(name string) config.Node {
 }
 
 // Postgres is the node as its agent's executors reach it: over the Unix socket
-// when the node names no passfile (peer authentication of the servers' owner),
-// else over TCP.
+// when it is of this host and names no passfile (peer authentication of the
+// servers' owner), else over TCP.
 func (t Taken) Postgres(name string) executors.Postgres {
 	n := t.node(name)
 	p := executors.Postgres{
-		Runner: local.New(), Node: n.Name, BinDir: n.BinDirectory, DataDir: n.DataDirectory, ConfigFile: outside(n),
+		Runner: t.runner(n), Node: n.Name, BinDir: n.BinDirectory, DataDir: n.DataDirectory, ConfigFile: outside(n),
 		Host: n.Host, Port: n.Port, User: userOf(n), Password: password(n, userOf(n)), LogFile: t.serverLog(n), SSLMode: n.SSLMode,
 	}
-	if n.Passfile == "" {
+	if n.Passfile == "" && n.Here() {
 		p.SocketDir = t.socketDir(n)
 	}
 	return p
 }
 
+func (t Taken) runner(n config.Node) executors.Runner {
+	if n.Here() {
+		return local.New()
+	}
+	return t.Hosts.Runner(n)
+}
+
 // debianLogs is where pg_ctlcluster writes.
 const debianLogs = "/var/log/postgresql"
 
+// debianLog is Debian's file for a cluster of its own that may be written here,
+// "" when there is none.
+func debianLog(n config.Node) string {
+	version, name, ok := debian(n.ConfigFile)
+	if !ok {
+		return ""
+	}
+	file := filepath.Join(debianLogs, "postgresql-"+version+"-"+name+".log")
+	if unix.Access(file, unix.W_OK) == nil || !exists(file) && unix.Access(debianLogs, unix.W_OK) == nil {
+		return file
+	}
+	return ""
+}
+
 // serverLog is the file that a server started by Interrex writes to: Debian's
 // own where it may be written, so that people find what they look for, else one
-// beside the agent's files. Never one beside the data directory: two clusters
-// of Debian's share that place.
+// beside the agent's files, or on another host one of the data directory's own
+// name beside it.
 func (t Taken) serverLog(n config.Node) string {
-	if version, name, ok := debian(n.ConfigFile); ok {
-		file := filepath.Join(debianLogs, "postgresql-"+version+"-"+name+".log")
-		if unix.Access(file, unix.W_OK) == nil || !exists(file) && unix.Access(debianLogs, unix.W_OK) == nil {
-			return file
-		}
+	if !n.Here() {
+		return cmp.Or(t.Logs[n.Name], n.DataDirectory+".log")
 	}
-	return filepath.Join(t.Dir, n.Name, "postgres.log")
+	return cmp.Or(debianLog(n), filepath.Join(t.Dir, n.Name, "postgres.log"))
 }
 
 // outside is the configuration file when it does not lie in the data directory.
@@ -227,12 +254,18 @@ func matches(fields []passfileField, want []string) bool {
 // PeerDSN is how the agents of other nodes probe the node.
 func (t Taken) PeerDSN(name string) string { return t.Postgres(name).DSN("interrex-peer") }
 
-// Upstream is how the standby named follows the primary named. It holds no
-// password: that stands in the passfile already, which is not ours to write.
+// Upstream is how the standby named follows the primary named. On this host it
+// holds no password: that stands in the passfile already, which is not ours to
+// write. A standby of another host gets a passfile of its own there.
 func (t Taken) Upstream(primary, standby string) executors.Upstream {
 	n := t.node(primary)
+	if !t.node(standby).Here() {
+		return executors.Upstream{
+			Node: primary, Host: n.Host, Port: n.Port, User: userOf(n), Password: password(n, userOf(n)), Slot: events.SlotName(standby), SSLMode: n.SSLMode,
+		}
+	}
 	u := executors.Upstream{Node: primary, Host: n.Host, Port: n.Port, User: userOf(n), Passfile: n.Passfile, Slot: events.SlotName(standby), SSLMode: n.SSLMode}
-	if n.Passfile == "" {
+	if n.Passfile == "" && n.Here() {
 		u.Host = t.socketDir(n)
 	}
 	return u

@@ -9,9 +9,11 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/interrex-ha/interrex/events"
@@ -57,6 +59,44 @@ type Node struct {
 	SSLMode       string
 	Weight        float64 // pgpool's: 0 or more
 	Priority      int
+
+	Executor  string // where its commands run: ExecutorLocal (or empty, the same), ExecutorSSH or ExecutorDocker
+	SSHHost   string // address or alias; Host when empty
+	SSHUser   string // the login, the owner of the data directory; empty: what ssh's configuration says
+	SSHPort   int    // 0: what ssh's configuration says
+	SSHKey    string // file; empty: ssh's configuration, its agent
+	Container string
+}
+
+// The executors that a node may have.
+const (
+	ExecutorLocal  = "local"
+	ExecutorSSH    = "ssh"
+	ExecutorDocker = "docker"
+)
+
+// Here reports whether the node's agent runs on the node's own host.
+func (n Node) Here() bool { return n.Executor == "" || n.Executor == ExecutorLocal }
+
+// Place names the host or container that the node is reached in, for messages
+// and to tell one place from another: "ssh postgres@pg-a:22", "container db1";
+// empty for this host.
+func (n Node) Place() string {
+	switch n.Executor {
+	case ExecutorSSH:
+		s := "ssh "
+		if n.SSHUser != "" {
+			s += n.SSHUser + "@"
+		}
+		s += cmp.Or(n.SSHHost, n.Host)
+		if n.SSHPort != 0 {
+			s += ":" + strconv.Itoa(n.SSHPort)
+		}
+		return s
+	case ExecutorDocker:
+		return "container " + n.Container
+	}
+	return ""
 }
 
 // Member is the node as the log names it. Port and DataDirectory must be known.

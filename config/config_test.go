@@ -41,6 +41,8 @@ func TestEverythingSet(t *testing.T) {
 		"INTERREX_NODE_1_SERVICE=postgresql@15-two", "INTERREX_NODE_1_USER=interrex", "INTERREX_NODE_1_PASSFILE=/etc/pgpass",
 		"INTERREX_NODE_1_SSLMODE=verify-full", "INTERREX_NODE_1_WEIGHT=0.5", "INTERREX_NODE_1_PRIORITY=-3",
 		"INTERREX_POLICY_LEASE=6s", "INTERREX_POLICY_MAX_LAG=64MB",
+		"INTERREX_NODE_0_EXECUTOR=ssh", "INTERREX_NODE_0_SSH_HOST=gate-a", "INTERREX_NODE_0_SSH_USER=postgres", "INTERREX_NODE_0_SSH_PORT=2222",
+		"INTERREX_NODE_0_SSH_KEY=/etc/id", "INTERREX_NODE_1_EXECUTOR=docker", "INTERREX_NODE_1_CONTAINER=pg-b",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -50,11 +52,12 @@ func TestEverythingSet(t *testing.T) {
 	want := Config{
 		Dir: "/var/lib/ix", Cluster: "shop", LogUnsafeSync: true, Policy: policy, PolicySet: []string{"lease", "max_lag"},
 		Nodes: []Node{
-			{ID: 0, Name: "pg-a", Host: "pg-a", DataDirectory: "/data/one", User: "postgres", SSLMode: "prefer", Weight: 1},
+			{ID: 0, Name: "pg-a", Host: "pg-a", DataDirectory: "/data/one", User: "postgres", SSLMode: "prefer", Weight: 1, Executor: "ssh",
+				SSHHost: "gate-a", SSHUser: "postgres", SSHPort: 2222, SSHKey: "/etc/id"},
 			{
 				ID: 1, Name: "second", Host: "10.0.0.2", Port: 5433, DataDirectory: "/data/two", ConfigFile: "/etc/two.conf",
 				BinDirectory: "/usr/lib/postgresql/15/bin", Service: "postgresql@15-two", User: "interrex", Passfile: "/etc/pgpass",
-				SSLMode: "verify-full", Weight: 0.5, Priority: -3,
+				SSLMode: "verify-full", Weight: 0.5, Priority: -3, Executor: "docker", Container: "pg-b",
 			},
 		},
 	}
@@ -97,6 +100,12 @@ func TestFindings(t *testing.T) {
 		{"a relative path", []string{"INTERREX_NODE_0_DATA_DIRECTORY=data"}, []string{`INTERREX_NODE_0_DATA_DIRECTORY="data": … absolute`}},
 		{"weights", append(two, "INTERREX_NODE_0_WEIGHT=-1", "INTERREX_NODE_1_WEIGHT=NaN"), []string{`INTERREX_NODE_0_WEIGHT="-1"`, `INTERREX_NODE_1_WEIGHT="NaN"`}},
 		{"ssl mode", append(two, "INTERREX_NODE_0_SSLMODE=on"), []string{`INTERREX_NODE_0_SSLMODE="on": … verify-full`}},
+		{"an executor", append(two, "INTERREX_NODE_0_EXECUTOR=rsh"), []string{`INTERREX_NODE_0_EXECUTOR="rsh": … local, ssh or docker`}},
+		{"another executor's", append(two, "INTERREX_NODE_0_SSH_USER=postgres", "INTERREX_NODE_1_CONTAINER=x"), []string{`INTERREX_NODE_0_SSH_USER="postgres": … INTERREX_NODE_0_EXECUTOR=ssh`, `INTERREX_NODE_1_CONTAINER="x": … EXECUTOR=docker`}},
+		{"no container", append(two, "INTERREX_NODE_0_EXECUTOR=docker"), []string{"INTERREX_NODE_0_CONTAINER is not set"}},
+		{"a user in ssh's host", append(two, "INTERREX_NODE_0_EXECUTOR=ssh", "INTERREX_NODE_0_SSH_HOST=postgres@db"), []string{`INTERREX_NODE_0_SSH_HOST="postgres@db": … SSH_USER`}},
+		{"ssh's port and key", append(two, "INTERREX_NODE_0_EXECUTOR=ssh", "INTERREX_NODE_0_SSH_PORT=0", "INTERREX_NODE_0_SSH_KEY=id"), []string{`INTERREX_NODE_0_SSH_KEY="id": … absolute`, `INTERREX_NODE_0_SSH_PORT="0": … 1 to 65535`}},
+		{"one directory on one other host", []string{"INTERREX_NODE_0_DATA_DIRECTORY=/a", "INTERREX_NODE_0_EXECUTOR=ssh", "INTERREX_NODE_1_DATA_DIRECTORY=/a", "INTERREX_NODE_1_EXECUTOR=ssh"}, []string{"INTERREX_NODE_1_DATA_DIRECTORY: … data directory /a ssh 127.0.0.1 as node 0"}},
 		{"a bool", []string{"INTERREX_LOG_UNSAFE_SYNC=maybe"}, []string{`INTERREX_LOG_UNSAFE_SYNC="maybe": it must be true or false`}},
 		{"no unit", []string{"INTERREX_POLICY_LEASE=5"}, []string{`INTERREX_POLICY_LEASE="5": … duration`}},
 		{"bytes", []string{"INTERREX_POLICY_MAX_LAG=16 parsecs"}, []string{`INTERREX_POLICY_MAX_LAG="16 parsecs": … bytes`}},

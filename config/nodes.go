@@ -93,11 +93,13 @@ func (v nodeVariables) node(id int, prefix string, vars map[string]string, errs 
 	}
 	for _, p := range []struct{ field, path string }{
 		{"DATA_DIRECTORY", v.DataDirectory}, {"CONFIG_FILE", v.ConfigFile}, {"BIN_DIRECTORY", v.BinDirectory}, {"PASSFILE", v.Passfile},
+		{"SSH_KEY", v.SSHKey},
 	} {
 		if p.path != "" && !filepath.IsAbs(p.path) {
 			bad(p.field, p.path, "the path must be absolute: it begins with /")
 		}
 	}
+	v.place(prefix, vars, errs)
 	if !slices.Contains(sslModes, v.SSLMode) {
 		bad("SSLMODE", v.SSLMode, right(v, "SSLMODE"))
 	}
@@ -111,6 +113,31 @@ func (v nodeVariables) node(id int, prefix string, vars map[string]string, errs 
 		ID: id, Name: v.Name, Host: v.Host, Port: v.Port, DataDirectory: clean(v.DataDirectory), ConfigFile: clean(v.ConfigFile),
 		BinDirectory: clean(v.BinDirectory), Service: v.Service, User: v.User, Passfile: clean(v.Passfile), SSLMode: v.SSLMode,
 		Weight: v.Weight, Priority: v.Priority,
+		Executor: v.Executor, SSHHost: v.SSHHost, SSHUser: v.SSHUser, SSHPort: v.SSHPort, SSHKey: clean(v.SSHKey), Container: v.Container,
+	}
+}
+
+// place checks where the node's commands run: what belongs to another executor
+// than the chosen one was meant for something.
+func (v nodeVariables) place(prefix string, vars map[string]string, errs *findings) {
+	if !slices.Contains([]string{ExecutorLocal, ExecutorSSH, ExecutorDocker}, v.Executor) {
+		errs.add(prefix+"EXECUTOR", v.Executor, right(v, "EXECUTOR"))
+		return
+	}
+	of := map[string]string{"SSH_HOST": ExecutorSSH, "SSH_USER": ExecutorSSH, "SSH_PORT": ExecutorSSH, "SSH_KEY": ExecutorSSH, "CONTAINER": ExecutorDocker}
+	for _, field := range slices.Sorted(maps.Keys(of)) {
+		if value, set := vars[prefix+field]; set && v.Executor != of[field] {
+			errs.add(prefix+field, value, "it counts only with "+prefix+"EXECUTOR="+of[field]+": set that, or remove this")
+		}
+	}
+	if _, set := vars[prefix+"SSH_PORT"]; set && !errs.has(prefix+"SSH_PORT") && (v.SSHPort < 1 || v.SSHPort > 65535) {
+		errs.add(prefix+"SSH_PORT", strconv.Itoa(v.SSHPort), right(v, "SSH_PORT"))
+	}
+	if strings.HasPrefix(v.SSHHost, "-") || strings.ContainsAny(v.SSHHost, " @/\t\n") {
+		errs.add(prefix+"SSH_HOST", v.SSHHost, right(v, "SSH_HOST")+", without a user: that goes into SSH_USER")
+	}
+	if v.Executor == ExecutorDocker && v.Container == "" {
+		errs.say("%sCONTAINER is not set; EXECUTOR=docker needs the name of the container", prefix)
 	}
 }
 
@@ -167,7 +194,7 @@ func (f *findings) twins(nodes []Node) {
 	for _, n := range nodes {
 		uses := []use{{"replication slot " + events.SlotName(n.Name), "", "NAME"}}
 		if n.DataDirectory != "" {
-			uses = append(uses, use{"data directory", n.DataDirectory, "DATA_DIRECTORY"})
+			uses = append(uses, use{"data directory", strings.TrimSpace(n.DataDirectory + " " + n.Place()), "DATA_DIRECTORY"})
 		}
 		if n.Port != 0 {
 			uses = append(uses, use{"address", net.JoinHostPort(n.Host, strconv.Itoa(n.Port)), "PORT"})

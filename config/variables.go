@@ -29,6 +29,12 @@ type nodeVariables struct {
 	User          string  `env:"USER" envDefault:"postgres" right:"a role" about:"Superuser of Interrex' own connections and of replication."`
 	Passfile      string  `env:"PASSFILE" right:"an absolute path" default:"none: connections go through the Unix socket, as the owner of the data directory (peer)" about:"Password file in libpq's form, mode 0600, readable for the server's user: with it connections go over TCP. Passwords themselves stand in no variable."`
 	SSLMode       string  `env:"SSLMODE" envDefault:"prefer" right:"disable, allow, prefer, require, verify-ca or verify-full" about:"libpq's sslmode."`
+	Executor      string  `env:"EXECUTOR" envDefault:"local" right:"local, ssh or docker" about:"Where the node's commands run: on this host, on another one over ssh, in a container through the Docker Engine of this host. With ssh and docker the agent runs here and cannot stop a PostgreSQL that it is cut off from: such a node's silence is never taken for the end of its lease, and a failover then waits for a proof of death or for an operator."`
+	SSHHost       string  `env:"SSH_HOST" right:"a host name, address, or alias of ssh's configuration" default:"HOST" about:"For EXECUTOR=ssh: where to log in. ~/.ssh/config is read: aliases, ProxyJump, keys. The host's key must stand in known_hosts."`
+	SSHUser       string  `env:"SSH_USER" right:"an account of that host" default:"what ~/.ssh/config says, else the own name" about:"For EXECUTOR=ssh: the login. It must own the data directory: postgres."`
+	SSHPort       int     `env:"SSH_PORT" right:"a number from 1 to 65535" default:"what ~/.ssh/config says, else 22" about:"For EXECUTOR=ssh."`
+	SSHKey        string  `env:"SSH_KEY" right:"an absolute path" default:"what ~/.ssh/config says, ssh's agent, and the usual files" about:"For EXECUTOR=ssh: file of the private key."`
+	Container     string  `env:"CONTAINER" right:"the name or id of a container" default:"required with EXECUTOR=docker" about:"For EXECUTOR=docker. PostgreSQL must not be the container's first process: the container has to outlive it."`
 	Weight        float64 `env:"WEIGHT" envDefault:"1" right:"a number from 0 to 1000000" about:"Share of reads, shown to clients and poolers. pgpool: backend_weight."`
 	Priority      int     `env:"PRIORITY" envDefault:"0" right:"a whole number from -1000000 to 1000000" about:"Of two candidates with the same WAL the higher one is promoted."`
 }

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +25,7 @@ import (
 // lookAt is adopt's plan, and whether an Interrex of another directory has the
 // nodes already.
 func (g *globals) lookAt(ctx context.Context, nodes []config.Node) (adopt.Report, error) {
-	r, err := adopt.Plan(ctx, nodes)
+	r, err := adopt.Plan(ctx, nodes, adopt.NewHosts(selfPath(), slog.Default()))
 	r.Findings = append(r.Findings, adopt.OtherInterrex(g.dir, nodes)...)
 	return r, err
 }
@@ -127,15 +129,17 @@ func (g *globals) ownerLike(cfg config.Config) (string, error) {
 	if exists(takenFile(g.dir)) {
 		return takenFile(g.dir), nil
 	}
+	owner := ""
 	for _, n := range cfg.Nodes {
+		if !n.Here() {
+			continue
+		}
 		if _, err := os.Stat(n.DataDirectory); errors.Is(err, fs.ErrNotExist) {
 			return "", usage("INTERREX_NODE_%d_DATA_DIRECTORY=%q: there is no such directory; set it to what SHOW data_directory says", n.ID, n.DataDirectory)
 		}
+		owner = cmp.Or(owner, n.DataDirectory)
 	}
-	if len(cfg.Nodes) > 0 {
-		return cfg.Nodes[0].DataDirectory, nil
-	}
-	return "", nil
+	return owner, nil
 }
 
 // planOrRelease looks, or takes back what taking over changed. Both are done as
@@ -147,8 +151,12 @@ func (g *globals) planOrRelease(cmd *cobra.Command, cfg config.Config, o upOptio
 	if o.release {
 		return g.release(cmd)
 	}
-	if len(cfg.Nodes) > 0 && exists(cfg.Nodes[0].DataDirectory) {
-		if err := becomeOwner(g.dir, cfg.Nodes[0].DataDirectory); err != nil {
+	if i := slices.IndexFunc(cfg.Nodes, config.Node.Here); i < 0 || exists(cfg.Nodes[i].DataDirectory) {
+		owner := "" // all nodes are of other hosts: no account is better than another
+		if i >= 0 {
+			owner = cfg.Nodes[i].DataDirectory
+		}
+		if err := becomeOwner(g.dir, owner); err != nil {
 			return err
 		}
 	}

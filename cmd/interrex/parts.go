@@ -37,7 +37,11 @@ func newAgentCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := dropRoot(g.dir, t.Postgres(node).DataDir); err != nil {
+			owner := takenFile(g.dir) // written as the account that all of this cluster runs as
+			if t.Here(node) {
+				owner = t.Postgres(node).DataDir
+			}
+			if err := dropRoot(g.dir, owner); err != nil {
 				return err
 			}
 			return g.runAgent(cmd.Context(), t, node, cmd)
@@ -89,9 +93,13 @@ func (g *globals) runAgent(ctx context.Context, t topology, node string, cmd *co
 		return err
 	}
 	p := t.Postgres(node)
+	var guardian []string
+	if t.Here(node) { // elsewhere none could stop it when the agent cannot: no lease of this node ever proves anything
+		guardian = []string{selfPath(), "guardian", "--node-dir", dir, "--data-directory", p.DataDir}
+	}
 	err = agent.New(agent.Config{
 		Node: node, Dir: dir, Log: log, Postgres: p, Peers: peers, Created: t.Created(), Version: version, Logger: logger,
-		Guardian: []string{selfPath(), "guardian", "--node-dir", dir, "--data-directory", p.DataDir},
+		Guardian: guardian,
 		Upstream: func(primary string) (executors.Upstream, error) {
 			if _, err := memberArg(t, primary); err != nil {
 				return executors.Upstream{}, err

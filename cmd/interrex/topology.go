@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -20,6 +21,7 @@ type topology interface {
 	Name() string
 	Created() bool
 	Members() []events.Member
+	Here(node string) bool // its agent runs on the node's own host
 	Postgres(node string) executors.Postgres
 	PeerDSN(node string) string
 	Upstream(primary, standby string) executors.Upstream
@@ -31,6 +33,9 @@ type made struct{ *lab.Layout }
 
 func (m made) Name() string  { return m.Cluster }
 func (m made) Created() bool { return true }
+
+// Here: Interrex makes clusters on its own host.
+func (m made) Here(string) bool { return true }
 
 func (m made) Members() []events.Member {
 	var out []events.Member
@@ -51,7 +56,7 @@ func loadTopology(dir string) (topology, error) {
 		if err := json.Unmarshal(b, &t); err != nil {
 			return nil, fmt.Errorf("%s is damaged: %w; remove it and have interrex up take the servers over again", takenFile(dir), err)
 		}
-		t.Dir = dir
+		t.Dir, t.Hosts = dir, adopt.NewHosts(selfPath(), slog.Default())
 		return t, nil
 	}
 	if errors.Is(err, fs.ErrPermission) {
