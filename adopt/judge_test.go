@@ -123,6 +123,13 @@ func TestFindings(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			all := pair()
 			c.spoil(all)
+			for i := range all {
+				if v := &all[i]; v.facts != nil && v.facts.Settings != nil {
+					for _, check := range ownChecks {
+						check(v)
+					}
+				}
+			}
 			checkFindings(t, judge(all).Findings, strings.Split(c.want, " | "))
 		})
 	}

@@ -33,6 +33,7 @@ type Config struct {
 	Dir           string // INTERREX_DIR as it stands; empty when not set: see Dir
 	Cluster       string // DefaultCluster when not set
 	Nodes         []Node // by id, without gaps; empty when no INTERREX_NODE_ variable is set
+	SSHConfig     string // of the ssh client; empty: ~/.ssh/config
 	LogUnsafeSync bool   // an external log that acknowledges before fsync is accepted
 
 	// Policy is events.DefaultPolicy with the INTERREX_POLICY_ variables put in;
@@ -65,6 +66,7 @@ type Node struct {
 	SSHUser   string // the login, the owner of the data directory; empty: what ssh's configuration says
 	SSHPort   int    // 0: what ssh's configuration says
 	SSHKey    string // file; empty: ssh's configuration, its agent
+	SSHConfig string // file; empty: ~/.ssh/config
 	Container string
 }
 
@@ -141,7 +143,10 @@ func ours(environ []string) map[string]string {
 func (c *Config) general(vars map[string]string, errs *findings) {
 	var g generalVariables
 	parse(&g, Prefix, vars, errs)
-	c.Cluster, c.LogUnsafeSync = g.Cluster, g.LogUnsafeSync
+	c.Cluster, c.LogUnsafeSync, c.SSHConfig = g.Cluster, g.LogUnsafeSync, clean(g.SSHConfig)
+	if g.SSHConfig != "" && !filepath.IsAbs(g.SSHConfig) {
+		errs.add(Prefix+"SSH_CONFIG", g.SSHConfig, right(g, "SSH_CONFIG")+": it begins with /")
+	}
 	if err := events.CheckName(c.Cluster); err != nil {
 		errs.add(Prefix+"CLUSTER", c.Cluster, err.Error())
 	}

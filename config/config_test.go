@@ -41,7 +41,7 @@ func TestEverythingSet(t *testing.T) {
 		"INTERREX_NODE_1_SERVICE=postgresql@15-two", "INTERREX_NODE_1_USER=interrex", "INTERREX_NODE_1_PASSFILE=/etc/pgpass",
 		"INTERREX_NODE_1_SSLMODE=verify-full", "INTERREX_NODE_1_WEIGHT=0.5", "INTERREX_NODE_1_PRIORITY=-3",
 		"INTERREX_POLICY_LEASE=6s", "INTERREX_POLICY_MAX_LAG=64MB",
-		"INTERREX_NODE_0_EXECUTOR=ssh", "INTERREX_NODE_0_SSH_HOST=gate-a", "INTERREX_NODE_0_SSH_USER=postgres", "INTERREX_NODE_0_SSH_PORT=2222",
+		"INTERREX_SSH_CONFIG=/etc/ix/ssh", "INTERREX_NODE_0_EXECUTOR=ssh", "INTERREX_NODE_0_SSH_HOST=gate-a", "INTERREX_NODE_0_SSH_USER=postgres", "INTERREX_NODE_0_SSH_PORT=2222",
 		"INTERREX_NODE_0_SSH_KEY=/etc/id", "INTERREX_NODE_1_EXECUTOR=docker", "INTERREX_NODE_1_CONTAINER=pg-b",
 	})
 	if err != nil {
@@ -50,10 +50,10 @@ func TestEverythingSet(t *testing.T) {
 	policy := events.DefaultPolicy()
 	policy.Lease, policy.MaxLag = events.Duration(6*time.Second), 64<<20
 	want := Config{
-		Dir: "/var/lib/ix", Cluster: "shop", LogUnsafeSync: true, Policy: policy, PolicySet: []string{"lease", "max_lag"},
+		Dir: "/var/lib/ix", Cluster: "shop", LogUnsafeSync: true, SSHConfig: "/etc/ix/ssh", Policy: policy, PolicySet: []string{"lease", "max_lag"},
 		Nodes: []Node{
 			{ID: 0, Name: "pg-a", Host: "pg-a", DataDirectory: "/data/one", User: "postgres", SSLMode: "prefer", Weight: 1, Executor: "ssh",
-				SSHHost: "gate-a", SSHUser: "postgres", SSHPort: 2222, SSHKey: "/etc/id"},
+				SSHHost: "gate-a", SSHUser: "postgres", SSHPort: 2222, SSHKey: "/etc/id", SSHConfig: "/etc/ix/ssh"},
 			{
 				ID: 1, Name: "second", Host: "10.0.0.2", Port: 5433, DataDirectory: "/data/two", ConfigFile: "/etc/two.conf",
 				BinDirectory: "/usr/lib/postgresql/15/bin", Service: "postgresql@15-two", User: "interrex", Passfile: "/etc/pgpass",

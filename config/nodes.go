@@ -21,7 +21,11 @@ func (c *Config) nodes(vars map[string]string, errs *findings) {
 		var v nodeVariables
 		prefix := nodePrefix(strconv.Itoa(id))
 		parse(&v, prefix, vars, errs)
-		c.Nodes = append(c.Nodes, v.node(id, prefix, vars, errs))
+		n := v.node(id, prefix, vars, errs)
+		if n.Executor == ExecutorSSH {
+			n.SSHConfig = c.SSHConfig
+		}
+		c.Nodes = append(c.Nodes, n)
 	}
 	nameNodes(c.Nodes)
 	errs.twins(c.Nodes)

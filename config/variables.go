@@ -15,6 +15,7 @@ import (
 type generalVariables struct {
 	Dir           string `env:"DIR" right:"a directory" default:"/var/lib/interrex as root, else $XDG_STATE_HOME/interrex or ~/.local/state/interrex" about:"Where the log, keys and journals of this host are kept. The flag --dir goes before it."`
 	Cluster       string `env:"CLUSTER" envDefault:"main" right:"a name" about:"Name of the cluster: a-z, 0-9, _ and -, at most 32 characters. Part of the stream's name."`
+	SSHConfig     string `env:"SSH_CONFIG" right:"an absolute path" default:"~/.ssh/config" about:"Configuration file of the ssh client for nodes with EXECUTOR=ssh: aliases, ProxyJump, IdentityFile, UserKnownHostsFile. ssh: -F."`
 	LogUnsafeSync bool   `env:"LOG_UNSAFE_SYNC" envDefault:"false" right:"true or false" about:"No effect in this release, whose log is embedded. Accept an external NATS server that acknowledges before it has written to disk. A power cut can then take back decisions: for tests only."`
 }
 
