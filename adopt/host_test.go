@@ -194,7 +194,7 @@ func TestAnotherHostIsRefused(t *testing.T) {
 	i := 0
 	for ; i < len(r.Findings) && r.Findings[i].Check != "host"; i++ {
 	}
-	if i == len(r.Findings) || r.Findings[i].Level != Refuse || !strings.Contains(r.Findings[i].Message, "ssh runner") {
+	if i == len(r.Findings) || r.Findings[i].Level != Refuse || !strings.Contains(r.Findings[i].Message, "EXECUTOR=ssh") {
 		t.Errorf("got %+v", r.Findings)
 	}
 	if _, err := Plan(t.Context(), nil, nil); err == nil {

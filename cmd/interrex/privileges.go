@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/interrex-ha/interrex/internal/unroot"
@@ -111,7 +112,8 @@ func (a unprivileged) goOn(dir string) error {
 	if err := syscall.Setuid(a.uid); err != nil {
 		return fmt.Errorf("setuid %d: %w", a.uid, err)
 	}
-	env := append(os.Environ(), "HOME="+a.home)
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "HOME=") || strings.HasPrefix(v, "XDG_") }) // root's: the first of two counts
+	env = append(env, "HOME="+a.home)
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}

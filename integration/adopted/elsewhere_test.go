@@ -1,0 +1,177 @@
+package adopted
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/interrex-ha/interrex/internal/debiantest"
+	"github.com/interrex-ha/interrex/internal/sshdtest"
+)
+
+// overSSH makes the tutorial's world of a pair: two nodes that are reached by ssh
+// as postgres, each through a server of its own, and nothing else.
+func overSSH(t *testing.T) (c *cluster, w *sshdtest.World, servers map[string]*sshdtest.Server) {
+	t.Helper()
+	w = sshdtest.New(t, "postgres")
+	c = takable(t)
+	servers = map[string]*sshdtest.Server{"db1": w.Serve(t), "db2": w.Serve(t)}
+	c.env = append(c.env, "INTERREX_SSH_CONFIG="+w.ClientConfig)
+	for id, name := range []string{"db1", "db2"} {
+		v := "INTERREX_NODE_" + strconv.Itoa(id) + "_"
+		c.env = append(c.env, v+"EXECUTOR=ssh", v+"SSH_HOST=127.0.0.1", v+"SSH_USER=postgres", v+"SSH_PORT="+strconv.Itoa(servers[name].Port),
+			v+"SSH_KEY="+w.Key, v+"PASSFILE="+c.nodes[name].Passfile)
+	}
+	return c, w, servers
+}
+
+// TestTutorialOverSSH performs what the tutorial promises, and what it does not
+// speak of: the primary's service is stopped, the standby promoted, the old
+// primary recovered, all by ssh; then a crash, and a host that cannot be reached.
+func TestTutorialOverSSH(t *testing.T) {
+	c, _, servers := overSSH(t)
+	db1, db2 := c.nodes["db1"], c.nodes["db2"]
+	db1.SQL("CREATE TABLE kept (n int)")
+
+	out := c.must("up", "--plan")
+	for _, want := range []string{"reached by ssh postgres@127.0.0.1:", "its agent runs here and cannot stop it", "Interrex can take over"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the plan says nothing of %q:\n%s", want, out)
+		}
+	}
+	u := c.up()
+	u.await("a healthy cluster under db1", healthy("db1"))
+	if out := c.must("status"); !strings.Contains(out, "cannot stop") {
+		t.Errorf("status does not say that a lease proves nothing here:\n%s", out)
+	}
+
+	db1.SQL("INSERT INTO kept VALUES (1)")
+	db1.Ctl("stop", "--mode", "fast") // as `systemctl stop postgresql` does
+	u.await("db2 promoted after the stop", func(s status) bool { return s.Phase == "healthy" && s.Primary == "db2" })
+	if got := db2.SQL("SELECT pg_is_in_recovery()"); got != "f" {
+		t.Fatalf("db2 is in recovery: %s", got)
+	}
+	db2.SQL("INSERT INTO kept VALUES (2)")
+	c.recovered(u, "db1", "db2")
+	debiantest.Until(t, func() bool { return db1.SQL("SELECT count(*) FROM kept") == "2" }, "both rows on db1")
+
+	began := time.Now()
+	if err := syscall.Kill(c.postmaster("db2"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	u.await("db1 primary after a crash of db2", func(s status) bool { return s.Phase == "healthy" && s.Primary == "db1" })
+	t.Logf("db1 was primary and settled %s after db2 was killed", time.Since(began).Round(time.Millisecond))
+	if out := c.must("explain"); !strings.Contains(out, "dead") {
+		t.Errorf("the failover was not explained by a proof of death:\n%s", out)
+	}
+	c.recovered(u, "db2", "db1")
+	if out := c.must("switchover", "db2", "--yes"); !strings.Contains(out, "db2 is the primary") {
+		t.Errorf("switchover says:\n%s", out)
+	}
+	u.await("both up under db2", healthy("db2"))
+
+	c.unreachable(u, servers["db2"], "db2", "db1")
+	u.stop()
+	if c.postmaster("db1") == 0 {
+		t.Error("db1 was stopped by the end of interrex up")
+	}
+}
+
+// recovered waits until a node is back, recovering it where nobody does it by
+// itself.
+func (c *cluster) recovered(u *up, node, primary string) {
+	c.t.Helper()
+	s := u.await("the failover settled", func(s status) bool { return s.Phase == "healthy" })
+	if !healthy(primary)(s) {
+		c.must("recover", node, "--yes")
+	}
+	u.await(node+" back as a standby", healthy(primary))
+	c.nodes[node].Streams()
+}
+
+// unreachable cuts the primary's host off and freezes its PostgreSQL: nothing can
+// be proved, so nobody is promoted until a person says so.
+func (c *cluster) unreachable(u *up, server *sshdtest.Server, primary, standby string) {
+	c.t.Helper()
+	server.Stop(c.t)
+	pid := c.postmaster(primary)
+	frozen := family(c.t, pid)
+	for _, p := range frozen {
+		if err := syscall.Kill(p, syscall.SIGSTOP); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	c.t.Cleanup(func() {
+		for _, p := range frozen {
+			_ = syscall.Kill(p, syscall.SIGKILL)
+		}
+	})
+	u.await("a named reason why nothing is promoted", func(s status) bool { return s.Phase == "stalled" || s.Phase == "suspect" })
+	if got := c.nodes[standby].SQL("SELECT pg_is_in_recovery()"); got != "t" {
+		c.t.Fatalf("%s was promoted without a proof", standby)
+	}
+	u.await("the cluster stalled", func(s status) bool { return s.Phase == "stalled" })
+	for _, p := range frozen { // the person looks after the host first
+		_ = syscall.Kill(p, syscall.SIGKILL)
+	}
+	c.must("failover", standby, "--accept-loss", "--reason", "its host is off", "--yes")
+	u.await(standby+" promoted by an operator", func(s status) bool { return s.Phase == "healthy" && s.Primary == standby })
+	server.Start(c.t)
+	c.recovered(u, primary, standby)
+}
+
+// family is a postmaster and its children.
+func family(t *testing.T, pid int) []int {
+	t.Helper()
+	out, err := exec.Command("ps", "-o", "pid=", "--ppid", strconv.Itoa(pid)).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := []int{pid}
+	for _, f := range strings.Fields(string(out)) {
+		if n, err := strconv.Atoi(f); err == nil {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// TestBadPlaces: each thing that can be wrong with a node's place is one clear
+// finding; nothing is changed.
+func TestBadPlaces(t *testing.T) {
+	c, w, servers := overSSH(t)
+	good := c.env
+	other := filepath.Join(t.TempDir(), "config")
+	for _, bad := range []struct{ name, set, words string }{
+		{"unknown host key", "INTERREX_SSH_CONFIG=" + other, "known_hosts"},
+		{"wrong key", "INTERREX_NODE_0_SSH_KEY=" + w.StrangersKey(t), "postgres@127.0.0.1"},
+		{"no such key", "INTERREX_NODE_0_SSH_KEY=/nowhere/id", "/nowhere/id"},
+		{"refused", "INTERREX_NODE_0_SSH_PORT=1", "refused"},
+		{"unknown name", "INTERREX_NODE_0_SSH_HOST=no-such-host.invalid", "no-such-host.invalid"},
+	} {
+		if err := os.WriteFile(other, []byte("UserKnownHostsFile /dev/null\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Dir(other), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		c.env = append(append([]string{}, good...), bad.set)
+		out, code := c.run("up", "--plan")
+		if code != 3 || !strings.Contains(out, bad.words) || strings.Count(out, "refuse") < 1 {
+			t.Errorf("%s: exit code %d, expected 3 and %q:\n%s", bad.name, code, bad.words, out)
+		}
+	}
+	c.env = good
+	servers["db1"].ChangeHostKey(t)
+	if out, code := c.run("up", "--plan"); code != 3 || !strings.Contains(out, "changed") && !strings.Contains(out, "mismatch") {
+		t.Errorf("a changed host key: exit code %d:\n%s", code, out)
+	}
+	if _, err := os.Stat(c.dir); err == nil {
+		t.Error("a plan has made the directory")
+	}
+}
