@@ -59,6 +59,7 @@ type ProofKind string
 
 const (
 	ProofDead     ProofKind = "dead"
+	ProofKilled   ProofKind = "killed" // from outside: what it ran in was ended, and that was verified
 	ProofExpired  ProofKind = "expired"
 	ProofUnused   ProofKind = "unacquired" // the grant was never acquired and this decision voids it
 	ProofOperator ProofKind = "operator"

@@ -122,6 +122,10 @@ type PostgresDead struct {
 	SystemID      string `json:"system_id,omitempty"`
 	Killed        int    `json:"killed,omitempty"` // processes that had to be killed
 	StandbySignal bool   `json:"standby_signal"`
+	// Outside names what PostgreSQL ran in when that was ended as a whole, and seen
+	// to have no process left: "container pg-a". The proof is then "killed", and
+	// where the WAL ends was not read: EndLSN is 0.
+	Outside string `json:"outside,omitempty"`
 	TookMicros    int64  `json:"took_us,omitempty"`
 }
 

@@ -58,6 +58,9 @@ func sentenceFact(d Data) string {
 	case PostgresExited:
 		return fmt.Sprintf("%s: postmaster %d ended %s", d.Node, d.PID, either(d.Clean, "after a clean shutdown", "without a shutdown"))
 	case PostgresDead:
+		if d.Outside != "" {
+			return fmt.Sprintf("%s is dead (%s): %s was killed, no process of it is left, standby.signal is on disk", d.Node, d.Cause, d.Outside)
+		}
 		return fmt.Sprintf("%s is proved dead (%s): WAL ends at %s, %d processes had to be killed, standby.signal is on disk", d.Node, d.Cause, d.EndLSN, d.Killed)
 	case FenceFailed:
 		return fmt.Sprintf("%s could not be proved dead: %s", d.Node, d.Error)

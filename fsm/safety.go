@@ -9,9 +9,9 @@ import (
 
 // This file is the arithmetic of safety: small questions with one answer each.
 
-// proofDead returns the proof "dead" against the present grant: the node's own
-// agent said, after the grant, that no process of it is left and that any later
-// start is read-only.
+// proofDead returns the proof "dead" or "killed" against the present grant: the
+// node's own agent said, after the grant, that no process of it is left and that
+// any later start is read-only.
 func proofDead(s State) (events.Proof, bool) {
 	n := s.primary()
 	if n.DeadSeq == 0 || n.DeadSeq < s.Grant.Begun || !n.Dead.StandbySignal {
@@ -19,6 +19,12 @@ func proofDead(s State) (events.Proof, bool) {
 	}
 	if n.Dead.Term < s.Grant.Term && s.Grant.Acquired != 0 {
 		return events.Proof{}, false // it speaks of an older life
+	}
+	if n.Dead.Outside != "" {
+		return events.Proof{
+			Kind: events.ProofKilled, Node: n.Name, Term: s.Grant.Term, Events: []uint64{n.DeadSeq},
+			Why: n.Dead.Outside + " was killed and no process of it is left; standby.signal is on its disk",
+		}, true
 	}
 	return events.Proof{
 		Kind: events.ProofDead, Node: n.Name, Term: s.Grant.Term, Events: []uint64{n.DeadSeq}, EndLSN: n.Dead.EndLSN,

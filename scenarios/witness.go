@@ -161,7 +161,7 @@ func (w *Witness) unproved(d events.Decided) string {
 		if g.seq != 0 {
 			return fmt.Sprintf("a proof is needed: %s held term %d", g.Node, g.Term)
 		}
-	case events.ProofDead:
+	case events.ProofDead, events.ProofKilled:
 		x := w.dead[g.Node]
 		if x.seq <= g.begun || !x.signal || !slices.Contains(p.Events, x.seq) {
 			return fmt.Sprintf("proof dead, but %s was not proved dead after decision %d", g.Node, g.begun)
