@@ -125,8 +125,8 @@ type PostgresDead struct {
 	// Outside names what PostgreSQL ran in when that was ended as a whole, and seen
 	// to have no process left: "container pg-a". The proof is then "killed", and
 	// where the WAL ends was not read: EndLSN is 0.
-	Outside string `json:"outside,omitempty"`
-	TookMicros    int64  `json:"took_us,omitempty"`
+	Outside    string `json:"outside,omitempty"`
+	TookMicros int64  `json:"took_us,omitempty"`
 }
 
 // FenceFailed: PostgreSQL could not be proved dead (a process in D state, a
