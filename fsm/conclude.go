@@ -144,6 +144,17 @@ func primaryCrashed(s State) ([]uint64, bool) {
 	return seqs(n.PGSeq, tried), down && !proved && !n.AgentLeft && tried > max(n.AgentSeq, s.Grant.Begun)
 }
 
+// provable: the primary serves nobody, by its own agent, which has not proved it
+// dead yet: it was stopped and its lease ran out during the stop grace, or it
+// hangs.
+func provable(s State) bool {
+	n := s.primary()
+	_, dead := proofDead(s)
+	_, stopped := primaryStopped(s)
+	gone := stopped && n.PG.State == events.PostgresDown || n.PG.State == events.PostgresSilent
+	return gone && (!dead || n.DeadSeq < n.AgentSeq) && s.AgentLives(n)
+}
+
 func primaryStopped(s State) ([]uint64, bool) {
 	n := s.primary()
 	return seqs(n.Exited), n.Exited > s.Grant.Begun && n.ExitedClean

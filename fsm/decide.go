@@ -94,9 +94,8 @@ func fill(s State, d *events.Decided) {
 		e := elect(s)
 		d.Candidates = e.table
 		d.Stall = e.missing + ". Bring a node back, or: interrex failover NODE --accept-loss --reason …"
-		_, dead := proofDead(s)
-		if _, stopped := primaryStopped(s); stopped && !dead && s.primary().PG.State == events.PostgresDown {
-			d.Orders = []events.Order{order(s, d, events.ActFence, s.Primary)} // its lease ran out during the stop grace: proved dead, it could take office again
+		if provable(s) {
+			d.Orders = []events.Order{order(s, d, events.ActFence, s.Primary)} // proved dead, it could take office again
 		}
 	case FencingFailed:
 		d.Stall = fmt.Sprintf("%s could not be proved dead: %s. Stop that host, then: interrex failover NODE --accept-loss --reason …", s.Primary, s.primary().FenceError)

@@ -39,12 +39,12 @@ func proofDead(s State) (events.Proof, bool) {
 func proofExpired(s State) (p events.Proof, missing string, ok bool) {
 	g := s.Grant
 	switch {
+	case g.Acquired != 0 && g.Fence == "":
+		return p, "its lease names no fence that survives its agent: only a proof of death or an operator can end it", false
 	case g.Stay:
 		return p, "its grant lets it stay without the log: only a proof of death or an operator can end it", false
 	case g.Acquired == 0:
 		return p, "its lease was never acquired", false
-	case g.Fence == "":
-		return p, "its lease names no fence that survives its agent", false
 	case g.Renewed == 0:
 		return p, fmt.Sprintf("its agent has not renewed its lease under the newest grant (decision %d) yet", g.Seq), false
 	}
@@ -117,6 +117,9 @@ func mayStay(s State) (bool, string) {
 	}
 	if s.primary().AgentLeft {
 		return true, "its agent left in order: maintenance"
+	}
+	if s.Grant.Node == s.Primary && s.Grant.Acquired != 0 && s.Grant.Fence == "" {
+		return true, "nothing on its host stops it when its agent cannot: its silence is no proof"
 	}
 	for _, n := range s.Nodes {
 		up := n.Status == StatusWaiting || n.Status == StatusUp || follows(s, n)

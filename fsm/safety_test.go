@@ -228,6 +228,9 @@ func TestMayStay(t *testing.T) {
 		"one of two up":              {3, func(s *State) { s.node("db2").Status, s.node("db2").PG.State = StatusDown, events.PostgresDown }, false},
 		"streams, not yet shown up":  {2, func(s *State) { s.node("db2").Status = StatusUnused }, false},
 		"never seen":                 {2, func(s *State) { n := s.node("db2"); n.Status, n.PG = StatusUnused, events.PostgresSeen{} }, true},
+		"no fence":                   {2, func(s *State) { s.Grant.Acquired, s.Grant.Fence = 5, "" }, true},
+		"no fence, not acquired":     {2, func(s *State) { s.Grant.Acquired, s.Grant.Fence = 0, "" }, false},
+		"no fence, of another":       {2, func(s *State) { s.Grant.Acquired, s.Grant.Fence, s.Grant.Node = 5, "", "db2" }, false},
 		"shown up, agent silent now": {2, func(s *State) { rang(s, DeadlineNode, "db2", 90, 0) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -86,7 +86,7 @@ var Rules = []Rule{
 	{909, in(events.Healthy, events.Settling, events.Suspect, events.Stalled), DetachAsked, same, false, "an operator detached the node"},
 	{911, in(events.Healthy, events.Settling, events.Suspect, events.Stalled), AttachAsked, same, false, "an operator attached the node"},
 	{913, in(events.Healthy, events.Settling), StandbyAtRest, same, false, "a standby's agent came back and found its PostgreSQL stopped: it is started again"},
-	{915, in(events.Healthy), StayChanged, same, false, "whether the primary may outlive the log changed with the standbys that could replace it"},
+	{915, in(events.Healthy), StayChanged, same, false, "whether the primary may outlive the log has changed, with what could prove that it is gone or with who could replace it"},
 }
 
 // same as a row's destination means that the phase does not change.
