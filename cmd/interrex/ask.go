@@ -17,6 +17,7 @@ import (
 	"github.com/interrex-ha/interrex/events"
 	"github.com/interrex-ha/interrex/events/natslog"
 	"github.com/interrex-ha/interrex/fsm"
+	"github.com/interrex-ha/interrex/operator"
 )
 
 // request is the common part of what this person asks.
@@ -32,21 +33,7 @@ func request(reason string) events.Request {
 	if err != nil {
 		host = "unknown"
 	}
-	return events.Request{Who: name + "@" + host, Actor: token(name), Reason: reason}
-}
-
-// token makes a subject token of a name.
-func token(s string) string {
-	out := strings.Trim(strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
-			return r
-		}
-		return '-'
-	}, strings.ToLower(s)), "-")
-	if out == "" {
-		return "somebody"
-	}
-	return out[:min(len(out), events.MaxNameLength)]
+	return events.Request{Who: name + "@" + host, Actor: operator.Token(name), Reason: reason}
 }
 
 // appendAs appends an operator's event; an unknown outcome is retried with the
@@ -56,16 +43,16 @@ func appendAs(ctx context.Context, log events.Log, source string, d events.Data)
 	if err != nil {
 		return events.Event{}, err
 	}
-	draft := events.Draft{ID: id.String(), Time: time.Now(), Source: source, Data: d}
-	for end := time.Now().Add(10 * time.Second); ; {
-		try, cancel := context.WithTimeout(ctx, time.Second)
-		e, err := log.Append(try, draft)
-		cancel()
-		if err == nil || !errors.Is(err, events.ErrUnavailable) || time.Now().After(end) || ctx.Err() != nil {
-			return e, err
-		}
-		time.Sleep(50 * time.Millisecond)
+	return operator.Append(ctx, log, events.Draft{ID: id.String(), Time: time.Now(), Source: source, Data: d})
+}
+
+// valid checks what a person asks for before anything else is done about it.
+func valid(d events.Data) error {
+	err := operator.Check(d)
+	if i := (operator.Invalid{}); errors.As(err, &i) {
+		return usage("--%s %s", i.Field, i.Text)
 	}
+	return err
 }
 
 // asked is an operator's verb: what to append, and when it is over.
@@ -131,17 +118,11 @@ func (g *globals) report(w io.Writer, done string, decision uint64) error {
 
 // answerTo returns the decision that answers a request, or the refusal.
 func answerTo(e events.Event, req uint64) (uint64, error) {
-	switch d := e.Data.(type) {
-	case events.Decided:
-		if d.Request == req {
-			return e.Seq, nil
-		}
-	case events.Declined:
-		if d.Request == req {
-			return 0, refused("refused: %s", d.Missing)
-		}
+	seq, err := operator.Answer(e, req)
+	if r := (operator.Refused{}); errors.As(err, &r) {
+		return 0, codedError{exitRefused, r}
 	}
-	return 0, nil
+	return seq, err
 }
 
 // decidedIsDone ends a verb as soon as it was decided.
@@ -186,12 +167,9 @@ func (g *globals) nodeArg(ctx context.Context, arg string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var names []string
-	for _, n := range s.Nodes {
-		if n.Name == arg || fmt.Sprint(n.ID) == arg {
-			return n.Name, nil
-		}
-		names = append(names, n.Name)
+	node, err := operator.Node(s, arg)
+	if err != nil {
+		return "", codedError{exitUsage, err}
 	}
-	return "", usage("there is no node %q; the cluster has %s", arg, strings.Join(names, ", "))
+	return node, nil
 }

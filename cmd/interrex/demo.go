@@ -15,6 +15,7 @@ import (
 	"github.com/interrex-ha/interrex/events"
 	"github.com/interrex-ha/interrex/fsm"
 	"github.com/interrex-ha/interrex/lab"
+	"github.com/interrex-ha/interrex/view"
 )
 
 type demoOptions struct {
@@ -191,7 +192,7 @@ func (d *demo) table(ctx context.Context) (map[string]any, error) {
 		}
 		return s.Phase == events.Healthy && s.Primary == "db1"
 	})
-	return map[string]any{"status": viewStatus(s)}, err
+	return map[string]any{"status": view.NewStatus(s)}, err
 }
 
 // lostRows reads back what was acknowledged.
@@ -323,7 +324,7 @@ func (d *demo) switchover(ctx context.Context) (map[string]any, error) {
 func (d *demo) explain(ctx context.Context) (map[string]any, error) {
 	var named []uint64
 	_, err := foldAll(ctx, d.run.log, func(e events.Event, _ fsm.State) {
-		if x, ok := e.Data.(events.Decided); ok && story(x) {
+		if x, ok := e.Data.(events.Decided); ok && view.Story(x) {
 			named = append(named, e.Seq)
 		}
 	})

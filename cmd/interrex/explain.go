@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"time"
 
@@ -13,28 +12,8 @@ import (
 	"github.com/interrex-ha/interrex/events"
 	"github.com/interrex-ha/interrex/events/natslog"
 	"github.com/interrex-ha/interrex/fsm"
+	"github.com/interrex-ha/interrex/view"
 )
-
-// explanation is one decision with what it rests on and what came of it.
-type explanation struct {
-	Seq      uint64         `json:"seq"`
-	Time     time.Time      `json:"time"`
-	Decision events.Decided `json:"decision"`
-	Evidence []told         `json:"evidence"`
-	Results  []told         `json:"results"`
-}
-
-// told is an event as a sentence.
-type told struct {
-	Seq      uint64    `json:"seq"`
-	Time     time.Time `json:"time"`
-	Source   string    `json:"source"`
-	Sentence string    `json:"sentence"`
-}
-
-func tell(e events.Event) told {
-	return told{e.Seq, e.Time, e.Source, events.Sentence(e.Data)}
-}
 
 func newExplainCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
@@ -68,95 +47,32 @@ func newExplainCommand(g *globals) *cobra.Command {
 	}
 }
 
-// story decides whether a decision is one that a person asks about: not the
-// status moves and the steps that follow by themselves.
-func story(d events.Decided) bool {
-	return d.Grant != nil && d.Proof != nil || d.To == events.Stalled
-}
-
 // explain finds a decision (0: the last that named a primary or stalled) and
 // gathers the events that it names and the results of its orders.
-func explain(ctx context.Context, log events.Log, want uint64) (explanation, error) {
-	var x explanation
+func explain(ctx context.Context, log events.Log, want uint64) (view.Explanation, error) {
+	var r *view.Explainer
 	_, err := foldAll(ctx, log, func(e events.Event, _ fsm.State) {
-		if d, ok := e.Data.(events.Decided); ok && (e.Seq == want || want == 0 && story(d)) {
-			x = explanation{Seq: e.Seq, Time: e.Time, Decision: d}
+		if d, ok := e.Data.(events.Decided); ok && (e.Seq == want || want == 0 && view.Story(d)) {
+			r = view.Explain(e, d)
 		}
 	})
-	if err != nil {
-		return x, err
+	switch {
+	case err != nil:
+		return view.Explanation{}, err
+	case r == nil && want != 0:
+		return view.Explanation{}, fmt.Errorf("event %d is no decision of this log; see: interrex log --kind decided", want)
+	case r == nil:
+		return view.Explanation{}, fmt.Errorf("the log holds no failover yet; see: interrex log --kind decided")
 	}
-	if x.Seq == 0 && want != 0 {
-		return x, fmt.Errorf("event %d is no decision of this log; see: interrex log --kind decided", want)
-	}
-	if x.Seq == 0 {
-		return x, fmt.Errorf("the log holds no failover yet; see: interrex log --kind decided")
-	}
-	cited := map[uint64]bool{}
-	for _, seq := range x.Decision.Evidence {
-		cited[seq] = true
-	}
-	if x.Decision.Proof != nil {
-		for _, seq := range x.Decision.Proof.Events {
-			cited[seq] = true
-		}
-	}
-	var way []told // since the cluster was healthy
-	_, err = foldAll(ctx, log, func(e events.Event, _ fsm.State) {
-		if e.Seq < x.Seq {
-			if d, ok := e.Data.(events.Decided); ok && d.To == events.Healthy {
-				way = slices.DeleteFunc(way, func(t told) bool { return !cited[t.Seq] })
-			}
-			if cited[e.Seq] || onTheWay(e, x.Decision) {
-				way = append(way, tell(e))
-			}
-		}
-		if e.Seq > x.Seq && resultOf(e, x.Seq) {
-			x.Results = append(x.Results, tell(e))
-		}
-	})
-	x.Evidence = append([]told{}, way...)
-	return x, err
+	_, err = foldAll(ctx, log, func(e events.Event, _ fsm.State) { r.Add(e) })
+	return r.Explanation(), err
 }
 
-// onTheWay finds the earlier decisions of the same loss, what failed, and the
-// end of the server that it begins with: how it came to this decision.
-func onTheWay(e events.Event, x events.Decided) bool {
-	if !story(x) {
-		return false
-	}
-	switch d := e.Data.(type) {
-	case events.Decided:
-		return d.From != d.To && d.To != events.Healthy
-	case events.OrderFailed, events.FenceFailed:
-		return true
-	case events.PostgresExited:
-		return x.Proof == nil || d.Node == x.Proof.Node && d.Term == x.Proof.Term
-	}
-	return false
-}
-
-func resultOf(e events.Event, decision uint64) bool {
-	switch d := e.Data.(type) {
-	case events.OrderStarted:
-		return d.Decision == decision
-	case events.OrderDone:
-		return d.Decision == decision
-	case events.OrderFailed:
-		return d.Decision == decision
-	case events.OrderRefused:
-		return d.Decision == decision
-	case events.LeaseAcquired:
-		return d.Grant == decision
-	}
-	return false
-}
-
-func printExplanation(w io.Writer, x explanation) {
+func printExplanation(w io.Writer, x view.Explanation) {
 	d := x.Decision
 	fmt.Fprintf(w, "decision %d at %s, by controller %s, from events 1 to %d (rule set %d, policy %s)\n", x.Seq, shortTime(x.Time), d.Controller, d.BasedOn, d.RuleSet, d.PolicyHash)
 	last := time.Time{}
-	line := func(t told, mark string) {
+	line := func(t view.Told, mark string) {
 		gap := ""
 		if !last.IsZero() {
 			gap = fmt.Sprintf("%+d ms", t.Time.Sub(last).Milliseconds())

@@ -20,6 +20,7 @@ import (
 	"github.com/interrex-ha/interrex/events/natslog"
 	"github.com/interrex-ha/interrex/fsm"
 	"github.com/interrex-ha/interrex/lab"
+	"github.com/interrex-ha/interrex/view"
 )
 
 type upOptions struct {
@@ -240,10 +241,10 @@ func (g *globals) announce(ctx context.Context, cmd *cobra.Command, log events.L
 			return false, nil
 		}
 		if g.json() {
-			return true, printJSON(cmd.OutOrStdout(), viewStatus(s))
+			return true, printJSON(cmd.OutOrStdout(), view.NewStatus(s))
 		}
 		printStatus(cmd.OutOrStdout(), s, "pgpool34")
-		fmt.Fprintf(cmd.OutOrStdout(), "%s\nCtrl-C stops it. In another terminal: interrex status --dir %s\n", promise(s), g.dir)
+		fmt.Fprintf(cmd.OutOrStdout(), "%s\nCtrl-C stops it. In another terminal: interrex status --dir %s\n", view.Promise(s), g.dir)
 		return true, nil
 	})
 }

@@ -70,8 +70,9 @@ func newFailoverCommand(g *globals) *cobra.Command {
 		Short: "Stop the primary by force and promote a standby; with --accept-loss even one that automation refuses",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if reason == "" {
-				return usage("--reason is required: it stands in the log for ever")
+			ask := events.FailoverRequested{Request: request(reason), AcceptLoss: accept}
+			if err := valid(ask); err != nil {
+				return err
 			}
 			node, err := g.nodeArg(cmd.Context(), first(args))
 			if err != nil {
@@ -80,10 +81,8 @@ func newFailoverCommand(g *globals) *cobra.Command {
 			if err := confirm(cmd.InOrStdin(), cmd.ErrOrStderr(), yes, "The primary will be stopped by force."); err != nil {
 				return err
 			}
-			return g.ask(cmd, asked{
-				data: events.FailoverRequested{Request: request(reason), Node: node, AcceptLoss: accept},
-				wait: 2 * time.Minute, over: moved("failover", node),
-			})
+			ask.Node = node
+			return g.ask(cmd, asked{data: ask, wait: 2 * time.Minute, over: moved("failover", node)})
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the log (required)")
@@ -100,8 +99,9 @@ func newRecoverCommand(g *globals) *cobra.Command {
 		Short: "Make a node a streaming standby again: start, pg_rewind or base backup",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if how != "auto" && how != "rewind" && how != "basebackup" {
-				return usage("--how is %q; it must be auto, rewind or basebackup", how)
+			ask := events.RecoverRequested{Request: request(reason), How: how, Clean: clean}
+			if err := valid(ask); err != nil {
+				return err
 			}
 			node, err := g.nodeArg(cmd.Context(), args[0])
 			if err != nil {
@@ -114,8 +114,9 @@ func newRecoverCommand(g *globals) *cobra.Command {
 			if err := confirm(cmd.InOrStdin(), cmd.ErrOrStderr(), yes, question); err != nil {
 				return err
 			}
+			ask.Node = node
 			return g.ask(cmd, asked{
-				data: events.RecoverRequested{Request: request(reason), Node: node, How: how, Clean: clean},
+				data: ask,
 				wait: 24 * time.Hour, over: recovered(node, clean),
 				each: func(e events.Event) {
 					if p, ok := e.Data.(events.OrderProgress); ok && p.Node == node {
@@ -211,14 +212,12 @@ func newPauseCommand(g *globals) *cobra.Command {
 		Short: "Suspend automatic failover for a time; what would have been done is logged",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if reason == "" {
-				return usage("--reason is required: whoever finds the cluster paused wants to know")
-			}
-			if span <= 0 || span > 24*time.Hour {
-				return usage("--for is %s; it must be more than 0 and at most 24h: a pause that nobody remembers is an outage", span)
+			ask := events.PauseRequested{Request: request(reason), For: events.Duration(span)}
+			if err := valid(ask); err != nil {
+				return err
 			}
 			return g.ask(cmd, asked{
-				data: events.PauseRequested{Request: request(reason), For: events.Duration(span)}, wait: 30 * time.Second,
+				data: ask, wait: 30 * time.Second,
 				over: decidedIsDone("automatic failover is suspended for " + span.String()),
 			})
 		},

@@ -28,6 +28,14 @@ var Rules = []Rule{
 		Why: "the agent's machines are pure as well: they return effects",
 	},
 	{
+		Packages: "view", Only: []string{"./events$", "./fsm$", "github.com/looplab/fsm"}, Never: []string{"net", "os/exec", "database/sql", "github.com/nats-io", "github.com/jackc"},
+		Why: "what is shown is made of the folded log alone: commands and the API show the same",
+	},
+	{
+		Packages: "operator", Only: []string{"./events$", "./fsm$", "github.com/looplab/fsm"}, Never: []string{"net", "os/exec", "database/sql", "github.com/nats-io", "github.com/jackc"},
+		Why: "a request goes into the log it is given, from the command line and the API alike",
+	},
+	{
 		Packages: ".*", Direct: true, Never: []string{"github.com/nats-io"}, Except: "events/natslog(/.*)?|.*test",
 		Why: "events/natslog is the only importer of NATS; use the events.Log that it opens",
 	},
@@ -60,7 +68,7 @@ var Rules = []Rule{
 		Why: "config turns names into values and looks at nothing else",
 	},
 	{
-		Packages: "(events|fsm|controller|agent|api|gateway|probes|executors|config|adopt|lab|scenarios)(/.*)?", Never: []string{"./cmd"},
+		Packages: "(events|fsm|controller|agent|api|gateway|probes|executors|config|adopt|lab|scenarios|view|operator)(/.*)?", Never: []string{"./cmd"},
 		Why: "imports point down from cmd",
 	},
 }
