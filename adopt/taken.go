@@ -91,9 +91,8 @@ func (t Taken) Name() string { return t.Cluster }
 // because a part of it ends in order.
 func (t Taken) Created() bool { return false }
 
-// Here reports whether the node named is of this host: its agent can be stopped
-// together with it, and stop it.
-func (t Taken) Here(node string) bool { return t.node(node).Here() }
+// Place says where the commands of the node named run, empty for this host.
+func (t Taken) Place(node string) string { return t.node(node).Place() }
 
 // Members are the nodes as the log names them.
 func (t Taken) Members() []events.Member {

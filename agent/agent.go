@@ -42,6 +42,7 @@ type Config struct {
 	Upstream func(primary string) (executors.Upstream, error)
 	Guardian []string // command that starts the guardian; empty: none, and no proof by lease
 	Created  bool     // Interrex created this PostgreSQL
+	Place    string   // how PostgreSQL's host is reached when it is another one; empty: it is this one
 	Version  string
 	Logger   *slog.Logger
 }

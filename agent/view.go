@@ -83,7 +83,7 @@ func (a *Agent) begin(ctx context.Context, past []events.Event) error {
 		a.checkGuardian(ctx)
 		started = events.AgentStarted{
 			Node: a.cfg.Node, PID: pid(), Incarnation: a.incarnation, BootID: a.bootID, Fence: a.fence,
-			GuardianPID: a.leaseFile.GuardianPID(), Version: a.cfg.Version, Created: a.cfg.Created,
+			GuardianPID: a.leaseFile.GuardianPID(), Version: a.cfg.Version, Created: a.cfg.Created, Place: a.cfg.Place,
 		}
 		return nil
 	})

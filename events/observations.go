@@ -36,6 +36,10 @@ type AgentStarted struct {
 	GuardianPID int    `json:"guardian_pid,omitempty"`
 	Version     string `json:"version"`
 	Created     bool   `json:"created"` // Interrex created this PostgreSQL (else it was adopted)
+	// Place is how the agent reaches its node when that is not on the agent's own
+	// host: "ssh postgres@pg-a". Such an agent cannot stop a PostgreSQL that it is
+	// cut off from, and names no fence.
+	Place string `json:"place,omitempty"`
 }
 
 // AgentStopped: an agent ended in order.

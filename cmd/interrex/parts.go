@@ -38,7 +38,7 @@ func newAgentCommand(g *globals) *cobra.Command {
 				return err
 			}
 			owner := takenFile(g.dir) // written as the account that all of this cluster runs as
-			if t.Here(node) {
+			if t.Place(node) == "" {
 				owner = t.Postgres(node).DataDir
 			}
 			if err := dropRoot(g.dir, owner); err != nil {
@@ -94,12 +94,12 @@ func (g *globals) runAgent(ctx context.Context, t topology, node string, cmd *co
 	}
 	p := t.Postgres(node)
 	var guardian []string
-	if t.Here(node) { // elsewhere none could stop it when the agent cannot: no lease of this node ever proves anything
+	if t.Place(node) == "" { // elsewhere none could stop it when the agent cannot: no lease of this node ever proves anything
 		guardian = []string{selfPath(), "guardian", "--node-dir", dir, "--data-directory", p.DataDir}
 	}
 	err = agent.New(agent.Config{
 		Node: node, Dir: dir, Log: log, Postgres: p, Peers: peers, Created: t.Created(), Version: version, Logger: logger,
-		Guardian: guardian,
+		Guardian: guardian, Place: t.Place(node),
 		Upstream: func(primary string) (executors.Upstream, error) {
 			if _, err := memberArg(t, primary); err != nil {
 				return executors.Upstream{}, err

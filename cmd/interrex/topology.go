@@ -21,7 +21,7 @@ type topology interface {
 	Name() string
 	Created() bool
 	Members() []events.Member
-	Here(node string) bool // its agent runs on the node's own host
+	Place(node string) string // where its commands run, in words; empty: on this host
 	Postgres(node string) executors.Postgres
 	PeerDSN(node string) string
 	Upstream(primary, standby string) executors.Upstream
@@ -34,8 +34,8 @@ type made struct{ *lab.Layout }
 func (m made) Name() string  { return m.Cluster }
 func (m made) Created() bool { return true }
 
-// Here: Interrex makes clusters on its own host.
-func (m made) Here(string) bool { return true }
+// Place: Interrex makes clusters on its own host.
+func (m made) Place(string) string { return "" }
 
 func (m made) Members() []events.Member {
 	var out []events.Member
