@@ -60,6 +60,14 @@ var Rules = []Rule{
 		Why: "config turns names into values and looks at nothing else",
 	},
 	{
+		Packages: "config/pgpool", Only: []string{}, Never: world,
+		Why: "a notation is read without looking at the world",
+	},
+	{
+		Packages: "(executors|probes)(/.*)?", Never: []string{"./config$"},
+		Why: "executors and probes are told what to do; they read no environment",
+	},
+	{
 		Packages: "(events|fsm|controller|agent|api|gateway|probes|executors|config|adopt|lab|scenarios)(/.*)?", Never: []string{"./cmd"},
 		Why: "imports point down from cmd",
 	},
