@@ -1,5 +1,7 @@
 package house
 
+import "strings"
+
 const (
 	whyCore   = "the core and the vocabulary cannot reach the world"
 	whyBeside = "controller, agent, api and gateway do not know one another: they meet in the log"
@@ -28,8 +30,12 @@ var Rules = []Rule{
 		Why: "the agent's machines are pure as well: they return effects",
 	},
 	{
-		Packages: ".*", Direct: true, Never: []string{"github.com/nats-io"}, Except: "events/natslog(/.*)?|.*test",
+		Packages: ".*", Direct: true, Never: []string{"github.com/nats-io"}, Except: "events/natslog(/.*)?|examples/.*|.*test",
 		Why: "events/natslog is the only importer of NATS; use the events.Log that it opens",
+	},
+	{
+		Packages: "examples/.*", Direct: true, Never: []string{strings.TrimSuffix(Module, "/")},
+		Why: "examples show what anybody can do without our code",
 	},
 	{
 		Packages: ".*", Never: []string{"./lab", "./scenarios"}, Except: "(cmd|lab|scenarios)(/.*)?",
