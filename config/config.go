@@ -15,7 +15,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/interrex-ha/interrex/config/pgpool"
 	"github.com/interrex-ha/interrex/events"
 )
 
@@ -35,6 +37,7 @@ type Config struct {
 	Nodes         []Node // by id, without gaps; empty when no INTERREX_NODE_ variable is set
 	SSHConfig     string // of the ssh client; empty: ~/.ssh/config
 	LogUnsafeSync bool   // an external log that acknowledges before fsync is accepted
+	Scripts       Scripts
 
 	// Policy is events.DefaultPolicy with the INTERREX_POLICY_ variables put in;
 	// it passes Policy.Check. PolicySet names its fields that a variable set, by
@@ -42,6 +45,14 @@ type Config struct {
 	// for one of them is a contradiction, for the other fields it is not.
 	Policy    events.Policy
 	PolicySet []string
+}
+
+// Scripts are a pgpool user's own, used in place of our executors where given.
+type Scripts struct {
+	Failover       pgpool.Command // failover_command; zero: none
+	FailoverWithin time.Duration  // for the script and until its effect is seen
+	FirstStage     string         // recovery_1st_stage_command: see pgpool.CheckScript; empty: none
+	RecoveryWithin time.Duration  // from pgpool_remote_start until the standby streams
 }
 
 // Node is one PostgreSQL as the environment describes it. Empty strings and a
@@ -119,6 +130,7 @@ func Load(environ []string) (Config, error) {
 	errs.unknown(vars)
 	c := Config{Dir: vars[Prefix+"DIR"]}
 	c.general(vars, &errs)
+	c.scripts(vars, &errs)
 	c.nodes(vars, &errs)
 	c.policy(vars, &errs)
 	return c, errs.join()
@@ -149,6 +161,30 @@ func (c *Config) general(vars map[string]string, errs *findings) {
 	}
 	if err := events.CheckName(c.Cluster); err != nil {
 		errs.add(Prefix+"CLUSTER", c.Cluster, err.Error())
+	}
+}
+
+func (c *Config) scripts(vars map[string]string, errs *findings) {
+	var v scriptVariables
+	parse(&v, Prefix, vars, errs)
+	c.Scripts = Scripts{FailoverWithin: v.FailoverWithin, FirstStage: v.FirstStage, RecoveryWithin: v.RecoveryWithin}
+	if v.Failover != "" {
+		command, err := pgpool.ParseCommand(v.Failover)
+		if err != nil {
+			errs.add(Prefix+"FAILOVER_COMMAND", v.Failover, err.Error())
+		}
+		c.Scripts.Failover = command
+	}
+	if err := pgpool.CheckScript(v.FirstStage); err != nil {
+		errs.add(Prefix+"RECOVERY_1ST_STAGE_COMMAND", v.FirstStage, err.Error())
+	}
+	for _, d := range []struct {
+		name string
+		d    time.Duration
+	}{{"SEARCH_PRIMARY_NODE_TIMEOUT", v.FailoverWithin}, {"RECOVERY_TIMEOUT", v.RecoveryWithin}} {
+		if d.d <= 0 && !errs.has(Prefix+d.name) {
+			errs.add(Prefix+d.name, d.d.String(), "it must be more than 0")
+		}
 	}
 }
 

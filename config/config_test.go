@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/interrex-ha/interrex/config/pgpool"
 	"github.com/interrex-ha/interrex/events"
 )
 
@@ -17,7 +18,7 @@ func TestNothingSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Config{Cluster: "main", Policy: events.DefaultPolicy()}
+	want := Config{Cluster: "main", Policy: events.DefaultPolicy(), Scripts: Scripts{FailoverWithin: 30 * time.Second, RecoveryWithin: 90 * time.Second}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v\nwant %+v", c, want)
 	}
@@ -43,7 +44,13 @@ func TestEverythingSet(t *testing.T) {
 		"INTERREX_POLICY_LEASE=6s", "INTERREX_POLICY_MAX_LAG=64MB",
 		"INTERREX_SSH_CONFIG=/etc/ix/ssh", "INTERREX_NODE_0_EXECUTOR=ssh", "INTERREX_NODE_0_SSH_HOST=gate-a", "INTERREX_NODE_0_SSH_USER=postgres", "INTERREX_NODE_0_SSH_PORT=2222",
 		"INTERREX_NODE_0_SSH_KEY=/etc/id", "INTERREX_NODE_1_EXECUTOR=docker", "INTERREX_NODE_1_CONTAINER=pg-b",
+		"INTERREX_FAILOVER_COMMAND=/etc/pgpool-II/failover_stream.sh %d %H /tmp/trigger_file0", "INTERREX_SEARCH_PRIMARY_NODE_TIMEOUT=10s",
+		"INTERREX_RECOVERY_1ST_STAGE_COMMAND=basebackup.sh", "INTERREX_RECOVERY_TIMEOUT=2m",
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	failover, err := pgpool.ParseCommand("/etc/pgpool-II/failover_stream.sh %d %H /tmp/trigger_file0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,6 +58,7 @@ func TestEverythingSet(t *testing.T) {
 	policy.Lease, policy.MaxLag = events.Duration(6*time.Second), 64<<20
 	want := Config{
 		Dir: "/var/lib/ix", Cluster: "shop", LogUnsafeSync: true, SSHConfig: "/etc/ix/ssh", Policy: policy, PolicySet: []string{"lease", "max_lag"},
+		Scripts: Scripts{Failover: failover, FailoverWithin: 10 * time.Second, FirstStage: "basebackup.sh", RecoveryWithin: 2 * time.Minute},
 		Nodes: []Node{
 			{ID: 0, Name: "pg-a", Host: "pg-a", DataDirectory: "/data/one", User: "postgres", SSLMode: "prefer", Weight: 1, Executor: "ssh",
 				SSHHost: "gate-a", SSHUser: "postgres", SSHPort: 2222, SSHKey: "/etc/id", SSHConfig: "/etc/ix/ssh"},
@@ -110,6 +118,13 @@ func TestFindings(t *testing.T) {
 		{"no unit", []string{"INTERREX_POLICY_LEASE=5"}, []string{`INTERREX_POLICY_LEASE="5": … duration`}},
 		{"bytes", []string{"INTERREX_POLICY_MAX_LAG=16 parsecs"}, []string{`INTERREX_POLICY_MAX_LAG="16 parsecs": … bytes`}},
 		{"an inequality", []string{"INTERREX_POLICY_HANG=600ms", "INTERREX_POLICY_SETTLE_WAIT=9s"}, []string{"INTERREX_POLICY_HANG: policy: hang=600ms must be at least twice"}},
+		{"an unknown placeholder", []string{"INTERREX_FAILOVER_COMMAND=/x %z"}, []string{`INTERREX_FAILOVER_COMMAND="/x %z": … no placeholder %z`}},
+		{"a program without a path", []string{"INTERREX_FAILOVER_COMMAND=failover.sh %h"}, []string{`INTERREX_FAILOVER_COMMAND="failover.sh %h": … absolute path`}},
+		{"a line for a shell", []string{"INTERREX_FAILOVER_COMMAND=/x %h >/tmp/x"}, []string{`INTERREX_FAILOVER_COMMAND="/x %h >/tmp/x": ">" … without one`}},
+		{"a recovery script elsewhere", []string{"INTERREX_RECOVERY_1ST_STAGE_COMMAND=bin/x.sh"}, []string{`INTERREX_RECOVERY_1ST_STAGE_COMMAND="bin/x.sh": … absolute path`}},
+		{"a recovery script with arguments", []string{"INTERREX_RECOVERY_1ST_STAGE_COMMAND=x.sh %h"}, []string{`INTERREX_RECOVERY_1ST_STAGE_COMMAND="x.sh %h": … seven arguments`}},
+		{"pgpool's seconds", []string{"INTERREX_RECOVERY_TIMEOUT=90"}, []string{`INTERREX_RECOVERY_TIMEOUT="90": … duration`}},
+		{"no time at all", []string{"INTERREX_SEARCH_PRIMARY_NODE_TIMEOUT=0s"}, []string{`INTERREX_SEARCH_PRIMARY_NODE_TIMEOUT="0s": … more than 0`}},
 		{"a mode that is not there yet", []string{"INTERREX_POLICY_DURABILITY=quorum"}, []string{"INTERREX_POLICY_DURABILITY: … use async"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/interrex-ha/interrex/events"
 )
@@ -38,6 +39,13 @@ type nodeVariables struct {
 	Container     string  `env:"CONTAINER" right:"the name or id of a container" default:"required with EXECUTOR=docker" about:"For EXECUTOR=docker. PostgreSQL must not be the container's first process: the container has to outlive it."`
 	Weight        float64 `env:"WEIGHT" envDefault:"1" right:"a number from 0 to 1000000" about:"Share of reads, shown to clients and poolers. pgpool: backend_weight."`
 	Priority      int     `env:"PRIORITY" envDefault:"0" right:"a whole number from -1000000 to 1000000" about:"Of two candidates with the same WAL the higher one is promoted."`
+}
+
+type scriptVariables struct {
+	Failover       string        `env:"FAILOVER_COMMAND" right:"a command line with pgpool's placeholders" default:"none: Interrex promotes by itself" about:"Run to promote the candidate, for example \u0060/etc/pgpool-II/failover.sh %d %h %p %D %m %H %M %P %r %R %N %S\u0060. The candidate stands in %m, %H, %r and %R; whether it was promoted is looked up, not believed. No shell reads the line: quotes and backslashes work, $, >, ; and the like are refused. pgpool: failover_command."`
+	FailoverWithin time.Duration `env:"SEARCH_PRIMARY_NODE_TIMEOUT" envDefault:"30s" right:"a duration with its unit, like 500ms or 3s" about:"Time for the failover script and until its effect is seen; then it is ended. Keep it below the policy's start_timeout. pgpool: search_primary_node_timeout."`
+	FirstStage     string        `env:"RECOVERY_1ST_STAGE_COMMAND" right:"a file name or an absolute path" default:"none: Interrex recovers by itself" about:"Script that copies the primary to the node that is recovered, with pgpool's seven arguments; run on the primary's host, followed by pgpool_remote_start of the primary's data directory. Whether the node streams is looked up, not believed. pgpool: recovery_1st_stage_command."`
+	RecoveryWithin time.Duration `env:"RECOVERY_TIMEOUT" envDefault:"90s" right:"a duration with its unit, like 500ms or 3s" about:"Time for pgpool_remote_start and until the recovered node streams. pgpool: recovery_timeout."`
 }
 
 var sslModes = []string{"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
@@ -76,6 +84,7 @@ type Variable struct {
 func Variables() []Variable {
 	out := rows(reflect.TypeFor[generalVariables](), Prefix)
 	out = append(out, rows(reflect.TypeFor[nodeVariables](), nodePrefix("<id>"))...)
+	out = append(out, rows(reflect.TypeFor[scriptVariables](), Prefix)...)
 	return append(out, policyRows()...)
 }
 
@@ -133,6 +142,7 @@ func Markdown() string {
 	for _, ch := range []struct{ title, text, prefix string }{
 		{"General", "", ""},
 		{"Nodes", markdownNodes, nodePrefix("<id>")},
+		{"Scripts of a pgpool user", markdownScripts, scriptsChapter},
 		{"First policy of a new log", markdownPolicy, Prefix + "POLICY_"},
 	} {
 		fmt.Fprintf(&b, "\n## %s\n\n%s| variable | value | default | meaning |\n|---|---|---|---|\n", ch.title, ch.text)
@@ -145,7 +155,16 @@ func Markdown() string {
 	return b.String()
 }
 
+// scriptsChapter stands for a prefix: these variables have pgpool's names, and
+// no prefix of their own.
+const scriptsChapter = "scripts"
+
 func chapter(name string) string {
+	for _, v := range rows(reflect.TypeFor[scriptVariables](), Prefix) {
+		if v.Name == name {
+			return scriptsChapter
+		}
+	}
 	for _, p := range []string{nodePrefix("<id>"), Prefix + "POLICY_"} {
 		if strings.HasPrefix(name, p) {
 			return p
@@ -165,5 +184,7 @@ An empty value is the same as none. Everything that is wrong is reported at once
 `
 
 const markdownNodes = "In pgpool's shape: `INTERREX_NODE_0_DATA_DIRECTORY`, `INTERREX_NODE_1_DATA_DIRECTORY`, …; `<id>` is pgpool's backend id. Numbers begin at 0 and have no gaps.\n\n"
+
+const markdownScripts = "They replace Interrex' own promotion and recovery. What they did is looked up by SQL: an exit status proves nothing.\n\n"
 
 const markdownPolicy = "Only the first policy event of a new log is filled from these. Where a log exists, a variable that differs from it is an error that names both: remove the variable, or change the log with `interrex policy set`.\n\n"

@@ -190,33 +190,45 @@ func terminateObstacles(ctx context.Context, conn *pgx.Conn, all bool) error {
 	return err
 }
 
-// inspect reads where the new timeline began, from its history file: the
-// position after it has already moved on.
+// inspect reads where the new timeline began; what the server itself refuses is
+// asked again.
 func (a *promotion) inspect(ctx context.Context) error {
-	var name, lsn string
-	err := a.conn.QueryRow(ctx, "SELECT pg_walfile_name(l), l::text FROM pg_current_wal_insert_lsn() l").Scan(&name, &lsn)
+	got, err := TimelineOf(ctx, a.conn)
 	if err != nil {
 		if sqlState(err) != "" || a.conn.IsClosed() {
 			return nil // asked again
 		}
 		return err
 	}
+	a.lsn, a.timeline = got.LSN, got.Timeline
+	return nil
+}
+
+// TimelineOf reads the timeline of a server that is out of recovery, and where
+// that began, from its history file: the position after it has already moved
+// on. Calls stays 0.
+func TimelineOf(ctx context.Context, conn *pgx.Conn) (Promoted, error) {
+	var name, lsn string
+	err := conn.QueryRow(ctx, "SELECT pg_walfile_name(l), l::text FROM pg_current_wal_insert_lsn() l").Scan(&name, &lsn)
+	if err != nil {
+		return Promoted{}, fmt.Errorf("read the timeline: %w", err)
+	}
 	timeline, err := strconv.ParseUint(name[:min(8, len(name))], 16, 32)
 	if err != nil {
-		return fmt.Errorf("pg_walfile_name returned %q, expected 24 hexadecimal digits", name)
+		return Promoted{}, fmt.Errorf("pg_walfile_name returned %q, expected 24 hexadecimal digits", name)
 	}
-	if a.lsn, err = events.ParseLSN(lsn); err != nil {
-		return err
+	got := Promoted{Timeline: uint32(timeline)}
+	if got.LSN, err = events.ParseLSN(lsn); err != nil {
+		return Promoted{}, err
 	}
 	var history string
-	err = a.conn.QueryRow(ctx, "SELECT coalesce(pg_read_file($1, 0, 1000000, true), '')", fmt.Sprintf("pg_wal/%08X.history", timeline)).Scan(&history)
+	err = conn.QueryRow(ctx, "SELECT coalesce(pg_read_file($1, 0, 1000000, true), '')", fmt.Sprintf("pg_wal/%08X.history", timeline)).Scan(&history)
 	if err == nil {
 		if h := parseHistory(history); len(h) > 0 {
-			a.lsn = h[len(h)-1].End
+			got.LSN = h[len(h)-1].End
 		}
 	}
-	a.timeline = uint32(timeline)
-	return nil
+	return got, nil
 }
 
 // pastTimeline is one line of a timeline's history: a timeline that ended, and

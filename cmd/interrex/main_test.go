@@ -174,3 +174,36 @@ func TestBenchFailed(t *testing.T) {
 		}
 	}
 }
+
+// TestSubscriberCommand: the line can be pasted, and an old directory is told.
+func TestSubscriberCommand(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "it's here")
+	g := globals{dir: dir}
+	said := func(args ...string) (string, string, int) {
+		var out, complaints strings.Builder
+		code := run(t.Context(), append([]string{"subscriber", "--dir", dir}, args...), &out, &complaints)
+		return out.String(), complaints.String(), code
+	}
+	if _, complaint, code := said(); code != exitFailed || !strings.Contains(complaint, "interrex up") {
+		t.Errorf("without a cluster: %d, %s", code, complaint)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeAddress(g.dir, address{URL: "nats://127.0.0.1:4222", Cluster: "shop", PID: os.Getpid()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, complaint, code := said(); code != exitFailed || !strings.Contains(complaint, "subscriber.nk") {
+		t.Errorf("without a key: %d, %s", code, complaint)
+	}
+	if err := natslog.EnsureKeys(keysDir(dir)); err != nil {
+		t.Fatal(err)
+	}
+	want := "nats sub --server nats://127.0.0.1:4222 --nkey '" + strings.ReplaceAll(dir, "'", `'\''`) + "/keys/subscriber.nk' 'interrex.shop.decision.>'\n"
+	if line, complaint, code := said(); line != want || code != exitDone {
+		t.Errorf("got %s%s\nwant %s", line, complaint, want)
+	}
+	if text, _, code := said("--output", "json"); code != exitDone || !strings.Contains(text, `"subject": "interrex.shop.decision.>"`) {
+		t.Errorf("as JSON: %d, %s", code, text)
+	}
+}

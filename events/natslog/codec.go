@@ -21,6 +21,7 @@ const (
 	headerSpecVersion = "ce-specversion"
 	headerSchema      = "ce-dataschema" // <kind>/v<N>
 	headerCause       = "ce-cause"      // extension: a sequence of this log
+	headerSentence    = "ce-sentence"   // extension: a decision told in one line, for clients without our code
 )
 
 // encode turns a draft into the message that is published.
@@ -51,7 +52,26 @@ func encode(cluster string, d events.Draft) (*nats.Msg, error) {
 	if d.Cause != 0 {
 		msg.Header[headerCause] = []string{strconv.FormatUint(d.Cause, 10)}
 	}
+	switch d.Data.(type) {
+	case events.Decided, events.Declined:
+		msg.Header[headerSentence] = []string{plainText(events.Sentence(d.Data))}
+	}
 	return msg, nil
+}
+
+// plainText is a sentence as every client can read it from a header, in ASCII
+// and in one line. Nothing is read back from it: the body is the event, and the
+// log's digest does not cover this.
+func plainText(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r < ' ':
+			return ' '
+		case r > '~':
+			return '?'
+		}
+		return r
+	}, strings.ReplaceAll(s, "→", "->"))
 }
 
 // decode turns a stored message into an event. It never fails: a message that

@@ -14,16 +14,20 @@ import (
 // made at the first start of the embedded server.
 type Role string
 
-// The roles. What each may publish is in permissions.go; every role may read.
+// The roles. What each may publish is in permissions.go; every role may read the
+// log but the subscriber.
 const (
 	RoleController Role = "controller" // decides: decision, declined, deadline, policy
 	RoleAgent      Role = "agent"      // observes and carries out: health, lease, result
 	RoleOperator   Role = "operator"   // asks: operator, policy
-	RoleReader     Role = "reader"     // publishes nothing
+	RoleReader     Role = "reader"     // publishes nothing but requests to read
+	// RoleSubscriber hears what is stored from now on, and can publish nothing at
+	// all: a key to be given to others. Dial wants another one.
+	RoleSubscriber Role = "subscriber"
 )
 
 // Roles lists every role that has a key.
-var Roles = []Role{RoleController, RoleAgent, RoleOperator, RoleReader}
+var Roles = []Role{RoleController, RoleAgent, RoleOperator, RoleReader, RoleSubscriber}
 
 // KeyFile is where the secret key of a role lies in a key directory.
 func KeyFile(dir string, role Role) string {

@@ -14,7 +14,11 @@ var mayPublish = map[Role][]events.Class{
 	RoleAgent:      {events.ClassHealth, events.ClassLease, events.ClassResult},
 	RoleOperator:   {events.ClassOperator, events.ClassPolicy},
 	RoleReader:     nil,
+	RoleSubscriber: nil,
 }
+
+// listens says whether a role hears what is stored by a plain subscription.
+func listens(role Role) bool { return role == RoleReader || role == RoleSubscriber }
 
 // streamName is the stream of a cluster.
 func streamName(cluster string) string { return "interrex-" + cluster }
@@ -67,7 +71,7 @@ func accounts(cluster, keysDir, adminKey string) (string, error) {
 	for _, class := range events.Classes {
 		fmt.Fprintf(&b, "      {service: %q, accounts: [%s]}\n", classSubject(cluster, class), strings.Join(writers(class), ", "))
 	}
-	fmt.Fprintf(&b, "      {stream: %q, accounts: [%s]}\n    ]\n  }\n", storedPrefix(cluster)+">", account(RoleReader))
+	fmt.Fprintf(&b, "      {stream: %q, accounts: [%s, %s]}\n    ]\n  }\n", storedPrefix(cluster)+">", account(RoleReader), account(RoleSubscriber))
 	for _, role := range Roles {
 		pub, err := publicKey(KeyFile(keysDir, role))
 		if err != nil {
@@ -81,23 +85,40 @@ func accounts(cluster, keysDir, adminKey string) (string, error) {
 
 // roleAccount writes the account of one role, with its one user.
 func roleAccount(b *strings.Builder, cluster string, role Role, pub string) {
+	allow := mayAsk(cluster, role)
+	publish := "{allow: " + list(allow) + "}"
+	if len(allow) == 0 {
+		publish = `{deny: ">"}` // an empty list would allow everything
+	}
+	var listen []string
+	if len(allow) > 0 {
+		listen = append(listen, inboxPrefix(pub)+".>")
+	}
+	if listens(role) {
+		listen = append(listen, subjectPrefix(cluster)+">")
+	}
+	fmt.Fprintf(b, "  %s {\n    users: [{nkey: %s, permissions: {publish: %s, subscribe: {allow: %s}}}]\n    imports: [\n",
+		account(role), pub, publish, list(listen))
+	for _, subject := range allow {
+		fmt.Fprintf(b, "      {service: {account: LOG, subject: %q}}\n", subject)
+	}
+	if listens(role) {
+		fmt.Fprintf(b, "      {stream: {account: LOG, subject: %q}, to: %q}\n", storedPrefix(cluster)+">", subjectPrefix(cluster)+">")
+	}
+	b.WriteString("    ]\n  }\n")
+}
+
+// mayAsk lists the subjects that a role may publish to: requests to read, and
+// the classes of events that are its own.
+func mayAsk(cluster string, role Role) []string {
+	if role == RoleSubscriber {
+		return nil
+	}
 	allow := append(readAPI(streamName(cluster)), pullSubject(streamName(cluster)))
 	for _, class := range mayPublish[role] {
 		allow = append(allow, classSubject(cluster, class))
 	}
-	listen := []string{inboxPrefix(pub) + ".>"}
-	if role == RoleReader {
-		listen = append(listen, subjectPrefix(cluster)+">")
-	}
-	fmt.Fprintf(b, "  %s {\n    users: [{nkey: %s, permissions: {publish: {allow: %s}, subscribe: {allow: %s}}}]\n    imports: [\n",
-		account(role), pub, list(allow), list(listen))
-	for _, subject := range allow {
-		fmt.Fprintf(b, "      {service: {account: LOG, subject: %q}}\n", subject)
-	}
-	if role == RoleReader {
-		fmt.Fprintf(b, "      {stream: {account: LOG, subject: %q}, to: %q}\n", storedPrefix(cluster)+">", subjectPrefix(cluster)+">")
-	}
-	b.WriteString("    ]\n  }\n")
+	return allow
 }
 
 // account is the name of a role's account.

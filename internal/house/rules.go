@@ -1,5 +1,7 @@
 package house
 
+import "strings"
+
 const (
 	whyCore   = "the core and the vocabulary cannot reach the world"
 	whyBeside = "controller, agent, api and gateway do not know one another: they meet in the log"
@@ -36,8 +38,12 @@ var Rules = []Rule{
 		Why: "a request goes into the log it is given, from the command line and the API alike",
 	},
 	{
-		Packages: ".*", Direct: true, Never: []string{"github.com/nats-io"}, Except: "events/natslog(/.*)?|.*test",
+		Packages: ".*", Direct: true, Never: []string{"github.com/nats-io"}, Except: "events/natslog(/.*)?|examples/.*|.*test",
 		Why: "events/natslog is the only importer of NATS; use the events.Log that it opens",
+	},
+	{
+		Packages: "examples/.*", Direct: true, Never: []string{strings.TrimSuffix(Module, "/")},
+		Why: "examples show what anybody can do without our code",
 	},
 	{
 		Packages: ".*", Never: []string{"./lab", "./scenarios"}, Except: "(cmd|lab|scenarios)(/.*)?",
@@ -66,6 +72,14 @@ var Rules = []Rule{
 	{
 		Packages: "config(/.*)?", Never: []string{"./fsm", "./controller", "./agent", "./probes", "./executors", "os/exec", "net/http", "github.com/jackc", "github.com/nats-io"},
 		Why: "config turns names into values and looks at nothing else",
+	},
+	{
+		Packages: "config/pgpool", Only: []string{}, Never: world,
+		Why: "a notation is read without looking at the world",
+	},
+	{
+		Packages: "(executors|probes)(/.*)?", Never: []string{"./config$"},
+		Why: "executors and probes are told what to do; they read no environment",
 	},
 	{
 		Packages: "(events|fsm|controller|agent|api|gateway|probes|executors|config|adopt|lab|scenarios|view|operator)(/.*)?", Never: []string{"./cmd"},
