@@ -23,6 +23,7 @@ type Hosts struct {
 
 	mu    sync.Mutex
 	known map[string]*onhost.Host // by config.Node.Place
+	kept  []link                  // their runners
 }
 
 // NewHosts reaches other hosts; program is this program's file, which is copied
@@ -44,7 +45,9 @@ func (h *Hosts) host(n config.Node) *onhost.Host {
 	defer h.mu.Unlock()
 	place := n.Place()
 	if _, ok := h.known[place]; !ok {
-		h.known[place] = onhost.New(reach(n), onhost.Options{Program: h.program, Where: place, Logger: h.logger})
+		r := reach(n)
+		h.kept = append(h.kept, r)
+		h.known[place] = onhost.New(r, onhost.Options{Program: h.program, Where: place, Logger: h.logger})
 	}
 	return h.known[place]
 }
@@ -55,6 +58,9 @@ func (h *Hosts) Close() {
 	defer h.mu.Unlock()
 	for _, host := range h.known {
 		host.Close()
+	}
+	for _, r := range h.kept {
+		_ = r.Close()
 	}
 }
 

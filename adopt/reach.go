@@ -1,10 +1,35 @@
 package adopt
 
 import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+
 	"github.com/interrex-ha/interrex/config"
 	"github.com/interrex-ha/interrex/executors"
-	"github.com/interrex-ha/interrex/executors/local"
+	"github.com/interrex-ha/interrex/executors/remote"
+	"github.com/interrex-ha/interrex/executors/ssh"
 )
 
-// reach is the runner of a node's place.
-func reach(config.Node) executors.Runner { return local.New() }
+// link is a runner that keeps a connection.
+type link interface {
+	executors.Runner
+	io.Closer
+}
+
+// reach is the runner of a node whose place is not this host. It connects to
+// nothing yet.
+func reach(n config.Node) link {
+	if n.Executor == config.ExecutorDocker {
+		return noDocker{remote.New("docker", noDocker{})}
+	}
+	return ssh.New(ssh.Options{Host: cmp.Or(n.SSHHost, n.Host), User: n.SSHUser, Port: n.SSHPort, Key: n.SSHKey, Config: n.SSHConfig})
+}
+
+type noDocker struct{ *remote.Runner }
+
+func (noDocker) Close() error { return nil }
+func (noDocker) Exec(context.Context, string, io.Reader, io.Writer, io.Writer) (remote.Status, error) {
+	return remote.Status{}, errors.New("executors/docker is not there yet")
+}

@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"syscall"
 	"time"
 
 	"github.com/interrex-ha/interrex/executors"
+	"github.com/interrex-ha/interrex/executors/capture"
 )
 
 // Runner runs commands on this host, as this process's user. The zero value is
@@ -44,8 +46,8 @@ func (Runner) Run(ctx context.Context, c executors.Command) (executors.Output, e
 	cmd, out := command(limited, c)
 	began := time.Now()
 	err := cmd.Run()
-	out.finish()
-	result := executors.Output{ExitCode: -1, Stdout: out.stdout.tail(), Stderr: out.stderr.tail(), Took: time.Since(began)}
+	out.Finish()
+	result := executors.Output{ExitCode: -1, Stdout: out.Stdout.Tail(), Stderr: out.Stderr.Tail(), Took: time.Since(began)}
 	if cmd.ProcessState == nil {
 		return result, fmt.Errorf("local: %s could not be started: %w", c.Path, reason(ctx, err))
 	}
@@ -56,10 +58,10 @@ func (Runner) Run(ctx context.Context, c executors.Command) (executors.Output, e
 	return result, ended(ctx, limited, c, cmd.ProcessState, result, err)
 }
 
-func command(ctx context.Context, c executors.Command) (*exec.Cmd, *capture) {
+func command(ctx context.Context, c executors.Command) (*exec.Cmd, *capture.Capture) {
 	cmd := exec.CommandContext(ctx, c.Path, c.Args...)
-	out := newCapture(c.Keep, c.Line)
-	cmd.Stdout, cmd.Stderr = &out.stdout, &out.stderr
+	out := capture.New(c.Keep, c.Line)
+	cmd.Stdout, cmd.Stderr = &out.Stdout, &out.Stderr
 	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.Dir = c.Dir
 	if c.Stdin != nil {
@@ -75,6 +77,19 @@ func command(ctx context.Context, c executors.Command) (*exec.Cmd, *capture) {
 		return err
 	}
 	return cmd, out
+}
+
+// input is a Reader of a command's stdin; a program that does not read it to
+// the end is no error.
+type input struct{ data []byte }
+
+func (in *input) Read(p []byte) (int, error) {
+	if len(in.data) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, in.data)
+	in.data = in.data[n:]
+	return n, nil
 }
 
 // ended turns a failed run into an error: one that the context ended is told

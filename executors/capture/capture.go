@@ -1,8 +1,10 @@
-package local
+// Package capture keeps what a command prints, within bounds: the tail of each
+// output, and its lines as they appear. Every Runner uses it, so that they do
+// not differ in this.
+package capture
 
 import (
 	"bytes"
-	"io"
 	"sync"
 )
 
@@ -12,51 +14,43 @@ const (
 	lineMax     = 64 << 10 // a longer line is delivered in parts
 )
 
-// input is a Reader of a command's stdin; a program that does not read it to
-// the end is no error.
-type input struct{ data []byte }
+// Capture collects both outputs of one command. They may be written at once.
+type Capture struct {
+	Stdout, Stderr Stream
 
-func (in *input) Read(p []byte) (int, error) {
-	if len(in.data) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, in.data)
-	in.data = in.data[n:]
-	return n, nil
+	mu     sync.Mutex // both streams call line
+	line   func(string)
+	closed bool // a straggler may write after Run has returned
 }
 
-// capture collects both outputs of one command.
-type capture struct {
-	mu             sync.Mutex // both streams call line
-	line           func(string)
-	closed         bool // a straggler may write after Run has returned
-	stdout, stderr stream
-}
-
-// stream keeps the tail of one output and cuts it into lines.
-type stream struct {
-	all  *capture
+// Stream keeps the tail of one output and cuts it into lines.
+type Stream struct {
+	all  *Capture
 	keep int
 	buf  []byte
 	part []byte // of a line whose end has not come yet
 }
 
-func newCapture(keep int, line func(string)) *capture {
+// New keeps the last keep bytes of each output, 64 KiB when it is 0. Line may be
+// nil; it is never called twice at once, and not after Finish has returned. A
+// line longer than 64 KiB is delivered in parts.
+func New(keep int, line func(string)) *Capture {
 	if keep <= 0 {
 		keep = keepDefault
 	}
-	c := &capture{line: line}
-	c.stdout = stream{all: c, keep: keep}
-	c.stderr = stream{all: c, keep: keep}
+	c := &Capture{line: line}
+	c.Stdout = Stream{all: c, keep: keep}
+	c.Stderr = Stream{all: c, keep: keep}
 	return c
 }
 
-// finish delivers the last lines, which need not end in a newline.
-func (c *capture) finish() {
+// Finish delivers the last lines, which need not end in a newline. What is
+// written afterwards is dropped.
+func (c *Capture) Finish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	for _, s := range []*stream{&c.stdout, &c.stderr} {
+	for _, s := range []*Stream{&c.Stdout, &c.Stderr} {
 		if c.line != nil && len(s.part) > 0 {
 			c.line(string(s.part))
 		}
@@ -65,7 +59,7 @@ func (c *capture) finish() {
 
 // Write implements io.Writer; it never fails, so that a program is never ended
 // by a full buffer.
-func (s *stream) Write(p []byte) (int, error) {
+func (s *Stream) Write(p []byte) (int, error) {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
 	if s.all.closed {
@@ -78,7 +72,7 @@ func (s *stream) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (s *stream) remember(p []byte) {
+func (s *Stream) remember(p []byte) {
 	if len(p) > s.keep {
 		p = p[len(p)-s.keep:]
 	}
@@ -89,7 +83,7 @@ func (s *stream) remember(p []byte) {
 	s.buf = append(s.buf, p...)
 }
 
-func (s *stream) cut(p []byte) {
+func (s *Stream) cut(p []byte) {
 	for len(p) > 0 {
 		i := bytes.IndexByte(p, '\n')
 		if i < 0 {
@@ -107,8 +101,8 @@ func (s *stream) cut(p []byte) {
 	}
 }
 
-// tail returns the last bytes kept; nothing is written any more then.
-func (s *stream) tail() []byte {
+// Tail returns the last bytes kept. Call it after Finish.
+func (s *Stream) Tail() []byte {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
 	if len(s.buf) > s.keep {

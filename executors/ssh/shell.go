@@ -1,0 +1,203 @@
+package ssh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+
+	"github.com/interrex-ha/interrex/executors/remote"
+)
+
+// shell is a remote.Shell on the pool's connections. It speaks the session
+// protocol itself: x/crypto's Session tells how a program ended only when the
+// last of those has ended that hold its outputs.
+type shell struct{ pool *pool }
+
+// drain is how long output is still read after a program has ended.
+const drain = 500 * time.Millisecond
+
+// Exec implements remote.Shell.
+func (s *shell) Exec(ctx context.Context, script string, stdin io.Reader, stdout, stderr io.Writer) (remote.Status, error) {
+	for {
+		l, err := s.pool.get(ctx)
+		if err != nil {
+			return remote.Status{}, err
+		}
+		run, err := s.session(ctx, l, script)
+		var refused *ssh.OpenChannelError
+		if errors.As(err, &refused) && !l.isLost() {
+			if s.pool.full(l) {
+				continue // its sessions are taken: another connection
+			}
+			return remote.Status{}, fmt.Errorf("%s lets nobody run a command: %w", l.to, err)
+		}
+		if err != nil {
+			s.pool.release(l)
+			return remote.Status{}, err
+		}
+		return run.wait(ctx, stdin, stdout, stderr)
+	}
+}
+
+// session is one command's channel.
+type session struct {
+	l        *link
+	ch       ssh.Channel
+	requests <-chan *ssh.Request
+	release  func()
+}
+
+// session opens a channel and has the command executed. It returns at once when
+// ctx ends; what is opened then is closed again.
+func (s *shell) session(ctx context.Context, l *link, script string) (*session, error) {
+	type opened struct {
+		run *session
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		run, err := begin(l, script)
+		done <- opened{run, err}
+	}()
+	select {
+	case o := <-done:
+		if o.err == nil {
+			o.run.release = sync.OnceFunc(func() { s.pool.release(l) })
+		}
+		return o.run, o.err
+	case <-l.lost:
+		return nil, l.err()
+	case <-ctx.Done():
+		go func() {
+			if o := <-done; o.err == nil {
+				_ = o.run.ch.Close()
+				ssh.DiscardRequests(o.run.requests)
+			}
+		}()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// begin waits for the server as long as the connection is there.
+func begin(l *link, script string) (*session, error) {
+	ch, requests, err := l.client().OpenChannel("session", nil)
+	if err != nil {
+		if l.isLost() {
+			return nil, l.err()
+		}
+		return nil, err
+	}
+	// The login shell gets one fixed line, the same in every shell.
+	command := "exec sh -c '" + strings.ReplaceAll(script, "'", `'\''`) + "'"
+	ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{command}))
+	if err == nil && !ok {
+		err = fmt.Errorf("the server of %s refuses to run a command", l.to)
+	} else if err != nil {
+		err = fmt.Errorf("connection to %s lost: %w (%v)", l.to, ErrLost, err)
+	}
+	if err != nil {
+		go ch.Close()
+		go ssh.DiscardRequests(requests)
+		return nil, err
+	}
+	return &session{l: l, ch: ch, requests: requests}, nil
+}
+
+// wait carries the streams until the program has ended, ctx ends, or the
+// connection is lost.
+func (run *session) wait(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) (remote.Status, error) {
+	defer func() { go run.ch.Close() }() // it may have to wait for the network
+	go func() {
+		_, _ = io.Copy(run.ch, stdin) // a program need not read it
+		_ = run.ch.CloseWrite()
+	}()
+	var streams sync.WaitGroup
+	streams.Go(func() { _, _ = io.Copy(stdout, run.ch) })
+	streams.Go(func() { _, _ = io.Copy(stderr, run.ch.Stderr()) })
+	read := make(chan struct{})
+	go func() { streams.Wait(); close(read) }()
+	ended := make(chan remote.Status, 1)
+	gone := make(chan struct{})
+	go func() {
+		defer run.release()
+		defer close(gone)
+		run.listen(ended)
+	}()
+	select {
+	case status := <-ended:
+		finish(read)
+		return status, nil
+	case <-ctx.Done():
+		return remote.Status{}, context.Cause(ctx)
+	case <-run.l.lost:
+	case <-gone:
+		finish(read)
+	}
+	select { // both may have come at once
+	case status := <-ended:
+		return status, nil
+	default:
+	}
+	select {
+	case <-run.l.lost:
+		return remote.Status{}, run.l.err()
+	case <-time.After(drain): // the last session of a connection may end before it
+		return remote.Status{}, fmt.Errorf("the server of %s closed the session and did not say how the program ended", run.l.to)
+	}
+}
+
+// finish waits for the rest of the output, but not for what a daemon that was
+// left behind may still print.
+func finish(read <-chan struct{}) {
+	select {
+	case <-read:
+	case <-time.After(drain):
+	}
+}
+
+// listen takes the server's word of how the program ended (RFC 4254, 6.10).
+func (run *session) listen(ended chan<- remote.Status) {
+	end := func(status remote.Status) {
+		select {
+		case ended <- status:
+		default: // it has been said
+		}
+	}
+	for r := range run.requests {
+		switch r.Type {
+		case "exit-status":
+			var m struct{ Code uint32 }
+			if ssh.Unmarshal(r.Payload, &m) == nil {
+				end(remote.Status{Code: int(m.Code)})
+			}
+		case "exit-signal":
+			var m struct {
+				Signal string
+				Core   bool
+				Error  string
+				Lang   string
+			}
+			if ssh.Unmarshal(r.Payload, &m) == nil {
+				end(remote.Status{Code: -1, Signal: signalName(m.Signal)})
+			}
+		}
+		if r.WantReply {
+			_ = r.Reply(false, nil)
+		}
+	}
+}
+
+// signalName is what the operating system calls it; the server says "KILL".
+func signalName(name string) string {
+	if n := unix.SignalNum("SIG" + name); n != 0 {
+		return n.String()
+	}
+	return name
+}
