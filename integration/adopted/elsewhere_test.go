@@ -3,7 +3,6 @@ package adopted
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -146,7 +145,7 @@ func family(t *testing.T, pid int) []int {
 func TestBadPlaces(t *testing.T) {
 	c, w, servers := overSSH(t)
 	good := c.env
-	other := filepath.Join(t.TempDir(), "config")
+	other := sshdtest.Config(t, "UserKnownHostsFile /dev/null\nGlobalKnownHostsFile /dev/null\n")
 	for _, bad := range []struct{ name, set, words string }{
 		{"unknown host key", "INTERREX_SSH_CONFIG=" + other, "known_hosts"},
 		{"wrong key", "INTERREX_NODE_0_SSH_KEY=" + w.StrangersKey(t), "postgres@127.0.0.1"},
@@ -154,12 +153,6 @@ func TestBadPlaces(t *testing.T) {
 		{"refused", "INTERREX_NODE_0_SSH_PORT=1", "refused"},
 		{"unknown name", "INTERREX_NODE_0_SSH_HOST=no-such-host.invalid", "no-such-host.invalid"},
 	} {
-		if err := os.WriteFile(other, []byte("UserKnownHostsFile /dev/null\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(filepath.Dir(other), 0o755); err != nil {
-			t.Fatal(err)
-		}
 		c.env = append(append([]string{}, good...), bad.set)
 		out, code := c.run("up", "--plan")
 		if code != 3 || !strings.Contains(out, bad.words) || strings.Count(out, "refuse") < 1 {

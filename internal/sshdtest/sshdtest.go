@@ -59,6 +59,14 @@ func New(t *testing.T, user string) *World {
 	return w
 }
 
+// Config is another configuration for ssh -F, with what it says alone.
+func Config(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(publicDir(t), "config")
+	write(t, path, text, 0o644)
+	return path
+}
+
 // publicDir is a directory that every user may enter.
 func publicDir(t *testing.T) string {
 	t.Helper()
