@@ -67,19 +67,28 @@ func (a *Agent) promote(ctx context.Context, p pending) (outcome, error) {
 	if err := a.hold(ctx, p); err != nil {
 		return outcome{}, err
 	}
-	conn, err := a.connection(ctx)
+	by := a.promoteHere
+	if !a.cfg.Scripts.Failover.IsZero() {
+		by = a.promoteByScript
+	}
+	out, err := by(ctx, p)
 	if err == nil {
-		defer closeConn(conn)
-		var done executors.Promoted
-		done, err = executors.Promote(ctx, conn, a.cfg.Postgres, func() error { return a.mayWrite(p.order.Term) })
-		if err == nil {
-			a.probeSoon()
-			return outcome{detail: map[string]string{"lsn": done.LSN.String(), "timeline": strconv.Itoa(int(done.Timeline))}}, nil
-		}
+		a.probeSoon()
+		return out, nil
 	}
 	// The lease was taken and nobody knows how far it got: this node may be a
 	// primary. It is stopped and proved dead, so that another may be named.
 	return outcome{}, fmt.Errorf("promote: %w", errors.Join(err, a.deadNow(events.CauseFenced)))
+}
+
+func (a *Agent) promoteHere(ctx context.Context, p pending) (outcome, error) {
+	conn, err := a.connection(ctx)
+	if err != nil {
+		return outcome{}, err
+	}
+	defer closeConn(conn)
+	done, err := executors.Promote(ctx, conn, a.cfg.Postgres, func() error { return a.mayWrite(p.order.Term) })
+	return outcome{detail: map[string]string{"lsn": done.LSN.String(), "timeline": strconv.Itoa(int(done.Timeline))}}, err
 }
 
 // deadNow proves PostgreSQL dead within an action.
@@ -235,6 +244,9 @@ func (a *Agent) recover(ctx context.Context, p pending) (outcome, error) {
 	}
 	release := a.stopping()
 	defer release()
+	if a.byScripts(p.order.How) {
+		return a.recoverByScripts(ctx, p, up)
+	}
 	last := time.Time{}
 	step := ""
 	done, err := executors.Recover(ctx, a.cfg.Postgres, up, executors.RecoverOptions{

@@ -43,6 +43,7 @@ type Config struct {
 	Guardian []string // command that starts the guardian; empty: none, and no proof by lease
 	Created  bool     // Interrex created this PostgreSQL
 	Place    string   // how PostgreSQL's host is reached when it is another one; empty: it is this one
+	Scripts  Scripts
 	Version  string
 	Logger   *slog.Logger
 }

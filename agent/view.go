@@ -20,6 +20,7 @@ type view struct {
 	lastDecision uint64
 	term         uint64
 	primary      string
+	old          string // the one before, as the newest proof names it
 	phase        events.Phase
 	grant        events.Grant
 	grantSeq     uint64
@@ -178,6 +179,9 @@ func (a *Agent) decided(ctx context.Context, e events.Event, d events.Decided) {
 	v.term, v.primary, v.phase = d.Term, d.Primary, d.To
 	a.primaryName.Store(&d.Primary)
 	a.journal.state = a.journal.state.Observe(e.Seq, e.ID, d.Term)
+	if d.Proof != nil {
+		v.old = d.Proof.Node
+	}
 	if d.Pause != nil {
 		v.paused = d.Pause.Owner != ""
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/interrex-ha/interrex/events"
 	"github.com/interrex-ha/interrex/events/natslog"
 	"github.com/interrex-ha/interrex/executors"
+	"github.com/interrex-ha/interrex/executors/local"
 )
 
 func newAgentCommand(g *globals) *cobra.Command {
@@ -93,13 +94,17 @@ func (g *globals) runAgent(ctx context.Context, t topology, node string, cmd *co
 		return err
 	}
 	p := t.Postgres(node)
+	scripts, err := agentScripts(t)
+	if err != nil {
+		return err
+	}
 	var guardian []string
 	if t.Place(node) == "" { // elsewhere none could stop it when the agent cannot: no lease of this node ever proves anything
 		guardian = []string{selfPath(), "guardian", "--node-dir", dir, "--data-directory", p.DataDir}
 	}
 	err = agent.New(agent.Config{
 		Node: node, Dir: dir, Log: log, Postgres: p, Peers: peers, Created: t.Created(), Version: version, Logger: logger,
-		Guardian: guardian, Place: t.Place(node),
+		Guardian: guardian, Place: t.Place(node), Scripts: scripts,
 		Upstream: func(primary string) (executors.Upstream, error) {
 			if _, err := memberArg(t, primary); err != nil {
 				return executors.Upstream{}, err
@@ -111,6 +116,19 @@ func (g *globals) runAgent(ctx context.Context, t topology, node string, cmd *co
 		return nil
 	}
 	return err
+}
+
+// agentScripts are the scripts that the environment names.
+func agentScripts(t topology) (agent.Scripts, error) {
+	cfg, err := environment()
+	if err != nil {
+		return agent.Scripts{}, err
+	}
+	s := cfg.Scripts
+	return agent.Scripts{
+		Failover: s.Failover, FailoverWithin: s.FailoverWithin, FirstStage: s.FirstStage, RecoveryWithin: s.RecoveryWithin,
+		Place: local.New(), Postgres: t.Postgres,
+	}, nil
 }
 
 // awaitLog waits for a log that is not there yet, says so, and can be told to
