@@ -50,10 +50,14 @@ func TestRecoverByScripts(t *testing.T) {
 		change func(*script.Recovery)
 		want   string
 	}{
-		"a target that runs":        {func(*script.Recovery) {}, "already running"},
-		"a target that is primary":  {func(r *script.Recovery) { r.Target = w.Postgres("db1") }, "runs as a primary"},
-		"a primary that is none":    {func(r *script.Recovery) { r.Primary = w.Postgres("db2") }, "in recovery"},
-		"the primary's directory":   {func(r *script.Recovery) { r.TargetAs = r.PrimaryAs }, "both nodes"},
+		"a target that runs":       {func(*script.Recovery) {}, "already running"},
+		"a target that is primary": {func(r *script.Recovery) { r.Target.Port = r.PrimaryAs.Port }, "runs as a primary"},
+		"a primary that is none":   {func(r *script.Recovery) { r.Primary.Port = r.TargetAs.Port }, "in recovery"},
+		"another directory":        {func(r *script.Recovery) { r.TargetAs.DataDir = "/data" }, "would be told /data"},
+		"the primary's directory":  {func(r *script.Recovery) { r.TargetAs, r.Target.DataDir = r.PrimaryAs, r.PrimaryAs.DataDir }, "the primary's data directory"},
+		"by another name": {func(r *script.Recovery) {
+			r.TargetAs.DataDir, r.Target.DataDir, r.Target.Port = r.PrimaryAs.DataDir, r.PrimaryAs.DataDir, 1
+		}, "the primary's data directory"},
 		"a directory of two words":  {func(r *script.Recovery) { r.TargetAs.DataDir = "/data dir" }, "node 1"},
 		"a host that runs a shell":  {func(r *script.Recovery) { r.TargetAs.Host = "$(id)" }, "node 1"},
 		"a host that is an option":  {func(r *script.Recovery) { r.TargetAs.Host = "-oProxyCommand=id" }, "node 1"},
@@ -70,9 +74,20 @@ func TestRecoverByScripts(t *testing.T) {
 		}
 	}
 	w.streams("db2")
+	frozen, err := w.FreezePostgres(within(t), "db2", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := script.Recover(within(t), w.recovery())
+	if err == nil || got.Verdict != script.Refused || len(got.Runs) != 0 || !strings.Contains(err.Error(), "not certain that it is stopped") {
+		t.Errorf("a target that hangs: %+v, %v", got, err)
+	}
+	if err := frozen.Thaw(); err != nil {
+		t.Fatal(err)
+	}
 
 	w.stop("db2")
-	got, err := script.Recover(within(t), w.recovery())
+	got, err = script.Recover(within(t), w.recovery())
 	if err != nil || got.Verdict != script.Verified || len(got.Runs) != 2 {
 		t.Fatalf("%+v, %v", got, err)
 	}
