@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"net"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/interrex-ha/interrex/executors"
 )
@@ -79,13 +78,23 @@ func primaries(ctx context.Context, nodes []executors.Postgres, system string) (
 	return out, unseen
 }
 
-// down says whether an error of a connection proves that nobody listens: that
-// somebody refuses or hangs proves the contrary, or nothing.
+// down says whether an error of a connection proves that nobody listens there:
+// every address that was tried has refused, or has no socket. That somebody
+// hangs, or refuses the login, proves the contrary, or nothing.
 func down(err error) bool {
-	if errors.As(err, new(*pgconn.PgError)) {
-		return false
+	if all, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // each branch is looked at by itself
+		for _, one := range all.Unwrap() {
+			if !down(one) {
+				return false
+			}
+		}
+		return len(all.Unwrap()) > 0
 	}
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
+	if op, ok := err.(*net.OpError); ok { //nolint:errorlint // as above
+		return op.Op == "dial" && (errors.Is(op, syscall.ECONNREFUSED) || errors.Is(op, syscall.ENOENT))
+	}
+	inner := errors.Unwrap(err)
+	return inner != nil && down(inner)
 }
 
 // follower is one server that is looked at again and again over a connection

@@ -69,7 +69,7 @@ func TestTutorialPromotes(t *testing.T) {
 	w.write("pgpool/failover.log", "")
 	standbyDied := p
 	standbyDied.Values.Detached = w.as("db2")
-	standbyDied.Within = time.Second
+	standbyDied.Within = 3 * time.Second
 	r, err = script.Promote(within(t), standbyDied)
 	isUnknown(t, err, "succeeded", "exit status 0")
 	if r.Verdict != script.NotDone || r.Runs[0].Exit != 0 {
@@ -105,7 +105,7 @@ func TestScriptsThatLie(t *testing.T) {
 	// One that hangs is ended with its children.
 	pids := filepath.Join(w.dir, "pids")
 	p := w.promotion(w.write("hang.sh", "#!/bin/sh\necho waiting; sleep 600 & echo $$ $! >"+pids+"\nwait"), "db2", "db1", "db3")
-	p.Within = 500 * time.Millisecond
+	p.Within = 1500 * time.Millisecond
 	began := time.Now()
 	r, err := script.Promote(within(t), p)
 	isUnknown(t, err, "hang.sh", "did not end within", "still in recovery")
@@ -175,7 +175,7 @@ func TestScriptsThatLie(t *testing.T) {
 	}
 
 	// The effect counts, and the exit status is recorded.
-	p = w.promotion(w.write("three.sh", "#!/bin/sh\npg_ctl -D $1 -W promote; echo 'no e-mail was sent' >&2; exit 3")+" %R", "db2", "db1")
+	p = w.promotion(w.write("three.sh", "#!/bin/sh\npg_ctl -D $1 -w promote; echo 'no e-mail was sent' >&2; exit 3")+" %R", "db2", "db1")
 	r, err = script.Promote(within(t), p)
 	if err != nil || r.Verdict != script.Despite || r.Runs[0].Exit != 3 || !strings.Contains(r.Detail()["stderr"], "no e-mail") || r.Promoted.Timeline != 2 {
 		t.Errorf("done, with exit status 3: %+v, %v", r, err)

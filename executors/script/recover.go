@@ -1,6 +1,7 @@
 package script
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -38,8 +39,8 @@ const remoteStart = "pgpool_remote_start"
 // know.
 //
 // Nothing is run, and the verdict is Refused, where the primary is none, the target is not
-// certainly down (the scripts empty its directory), or an address or directory
-// is not safe in a script. As with pgpool the target is not started after a
+// certainly down or has the primary's directory (the scripts empty it), or an
+// address or directory is not safe in a script. As with pgpool the target is not started after a
 // first stage that failed. Nor is it started without standby.signal: PostgreSQL
 // 12 and later would come up read-write; the tutorial's recovery.conf means
 // nothing to them.
@@ -79,8 +80,8 @@ func (a *recovery) before(ctx context.Context) error {
 	if err := errors.Join(pgpool.CheckScript(a.FirstStage), a.PrimaryAs.Check(), a.TargetAs.Check()); err != nil {
 		return err
 	}
-	if a.PrimaryAs.Host == a.TargetAs.Host && path.Clean(a.PrimaryAs.DataDir) == path.Clean(a.TargetAs.DataDir) {
-		return fmt.Errorf("%s on %s is the data directory of both nodes: the script would remove the primary's", a.TargetAs.DataDir, a.TargetAs.Host)
+	if err := a.places(ctx); err != nil {
+		return err
 	}
 	now, err := a.primary.look(ctx)
 	if err != nil {
@@ -98,6 +99,38 @@ func (a *recovery) before(ctx context.Context) error {
 		return fmt.Errorf("%w: stop it first, the script empties its data directory", executors.ErrRunning)
 	case !down(err):
 		return fmt.Errorf("it is not certain that it is stopped, and the script empties its data directory: %w", err)
+	}
+	return nil
+}
+
+// places makes sure that the script empties no other directory than the one that
+// is looked at, and not the primary's, by whatever name of its host.
+func (a *recovery) places(ctx context.Context) error {
+	for _, c := range []struct {
+		ours   executors.Postgres
+		theirs pgpool.Node
+	}{{a.Primary, a.PrimaryAs}, {a.Target, a.TargetAs}} {
+		if path.Clean(c.ours.DataDir) != path.Clean(c.theirs.DataDir) {
+			return fmt.Errorf("the data directory of %s is %s, and scripts would be told %s", c.ours.Node, c.ours.DataDir, c.theirs.DataDir)
+		}
+	}
+	both := fmt.Errorf("%s on %s is the primary's data directory: the script would remove it", a.TargetAs.DataDir, a.TargetAs.Host)
+	if a.PrimaryAs.Host == a.TargetAs.Host && path.Clean(a.PrimaryAs.DataDir) == path.Clean(a.TargetAs.DataDir) {
+		return both
+	}
+	lock, err := a.Primary.Runner.ReadFile(ctx, path.Join(a.Primary.DataDir, "postmaster.pid"))
+	if err != nil {
+		return fmt.Errorf("the primary's postmaster.pid: %w", err)
+	}
+	other, err := a.Target.Runner.ReadFile(ctx, path.Join(a.Target.DataDir, "postmaster.pid"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("its postmaster.pid: %w", err)
+	}
+	if bytes.Equal(lock, other) { // number, directory, start time, shared memory
+		return both
 	}
 	return nil
 }

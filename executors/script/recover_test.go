@@ -50,10 +50,14 @@ func TestRecoverByScripts(t *testing.T) {
 		change func(*script.Recovery)
 		want   string
 	}{
-		"a target that runs":        {func(*script.Recovery) {}, "already running"},
-		"a target that is primary":  {func(r *script.Recovery) { r.Target = w.Postgres("db1") }, "runs as a primary"},
-		"a primary that is none":    {func(r *script.Recovery) { r.Primary = w.Postgres("db2") }, "in recovery"},
-		"the primary's directory":   {func(r *script.Recovery) { r.TargetAs = r.PrimaryAs }, "both nodes"},
+		"a target that runs":       {func(*script.Recovery) {}, "already running"},
+		"a target that is primary": {func(r *script.Recovery) { r.Target.Port = r.PrimaryAs.Port }, "runs as a primary"},
+		"a primary that is none":   {func(r *script.Recovery) { r.Primary.Port = r.TargetAs.Port }, "in recovery"},
+		"another directory":        {func(r *script.Recovery) { r.TargetAs.DataDir = "/data" }, "would be told /data"},
+		"the primary's directory":  {func(r *script.Recovery) { r.TargetAs, r.Target.DataDir = r.PrimaryAs, r.PrimaryAs.DataDir }, "the primary's data directory"},
+		"by another name": {func(r *script.Recovery) {
+			r.TargetAs.DataDir, r.Target.DataDir, r.Target.Port = r.PrimaryAs.DataDir, r.PrimaryAs.DataDir, 1
+		}, "the primary's data directory"},
 		"a directory of two words":  {func(r *script.Recovery) { r.TargetAs.DataDir = "/data dir" }, "node 1"},
 		"a host that runs a shell":  {func(r *script.Recovery) { r.TargetAs.Host = "$(id)" }, "node 1"},
 		"a host that is an option":  {func(r *script.Recovery) { r.TargetAs.Host = "-oProxyCommand=id" }, "node 1"},
@@ -70,9 +74,20 @@ func TestRecoverByScripts(t *testing.T) {
 		}
 	}
 	w.streams("db2")
+	frozen, err := w.FreezePostgres(within(t), "db2", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := script.Recover(within(t), w.recovery())
+	if err == nil || got.Verdict != script.Refused || len(got.Runs) != 0 || !strings.Contains(err.Error(), "not certain that it is stopped") {
+		t.Errorf("a target that hangs: %+v, %v", got, err)
+	}
+	if err := frozen.Thaw(); err != nil {
+		t.Fatal(err)
+	}
 
 	w.stop("db2")
-	got, err := script.Recover(within(t), w.recovery())
+	got, err = script.Recover(within(t), w.recovery())
 	if err != nil || got.Verdict != script.Verified || len(got.Runs) != 2 {
 		t.Fatalf("%+v, %v", got, err)
 	}
@@ -98,12 +113,13 @@ func TestRecoverByScripts(t *testing.T) {
 	}
 	w.streams("db2")
 
-	// Its upstream is not ours: a standby, and of nobody.
+	// Its upstream is not ours: a standby, of nobody. The start fails afterwards,
+	// so that not all of the time is waited for.
 	w.stop("db2")
 	astray := both
 	astray.FirstStage = w.write("astray.sh", "#!/bin/sh\necho \"primary_conninfo = 'host=127.0.0.1 port=1'\" >>$3/postgresql.auto.conf")
-	astray.Within = time.Second
-	if got, err = script.Recover(within(t), astray); err == nil || got.Verdict != script.NotDone || !strings.Contains(err.Error(), "does not stream") || !strings.Contains(err.Error(), "exit status 0") {
+	w.intoData("db1", "pgpool_remote_start", w.write("failing", "#!/bin/sh\npg_ctl -D $2 -w -l $2.log start >/dev/null; exit 7"))
+	if got, err = script.Recover(within(t), astray); err == nil || got.Verdict != script.Failed || !strings.Contains(err.Error(), "does not stream") || !strings.Contains(err.Error(), "exit code 7") {
 		t.Errorf("an upstream that is none: %+v, %v", got, err)
 	}
 }
@@ -183,7 +199,8 @@ func TestTutorialRecovers(t *testing.T) {
 }
 
 // TestOtherUpstream: a standby that streams, of the same system identifier, from
-// another server than the primary.
+// another server than the primary. Its start fails once it streams, so that not
+// all of the time is waited for.
 func TestOtherUpstream(t *testing.T) {
 	w := newWorld(t, 3)
 	w.stop("db2")
@@ -198,10 +215,10 @@ func TestOtherUpstream(t *testing.T) {
 	r := w.recovery()
 	r.FirstStage = w.write("other.sh", "#!/bin/sh\ntrue")
 	w.write(filepath.Join(w.as("db1").DataDir, "pgpool_remote_start"), "#!/bin/sh\necho \"primary_conninfo = 'host=127.0.0.1 port="+
-		strconv.Itoa(w.as("db3").Port)+" user=replicator'\nprimary_slot_name = ''\" >>$2/postgresql.auto.conf; pg_ctl -D $2 -w -l $2.log start >/dev/null")
-	r.Within = 2 * time.Second
+		strconv.Itoa(w.as("db3").Port)+" user=replicator'\nprimary_slot_name = ''\" >>$2/postgresql.auto.conf; pg_ctl -D $2 -w -l $2.log start >/dev/null\n"+
+		"until psql -h 127.0.0.1 -U postgres -p "+strconv.Itoa(w.as("db2").Port)+" -tAc 'select status from pg_stat_wal_receiver' postgres | grep -q streaming; do sleep 0.1; done; exit 1")
 	got, err := script.Recover(within(t), r)
-	if err == nil || got.Verdict != script.NotDone || !strings.Contains(err.Error(), "what db1 writes does not arrive") {
+	if err == nil || got.Verdict != script.Failed || !strings.Contains(err.Error(), "what db1 writes does not arrive") {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
