@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/interrex-ha/interrex/config/pgpool"
@@ -70,7 +69,7 @@ func (a *Agent) promoteByScript(ctx context.Context, p pending) (outcome, error)
 }
 
 // recoverByScripts runs the recovery's scripts with this node as the target,
-// which is stopped before, and leads what they made to our slot.
+// which is stopped before; what they made is led to our slot.
 func (a *Agent) recoverByScripts(ctx context.Context, p pending, up executors.Upstream) (outcome, error) {
 	s := a.cfg.Scripts
 	var primary events.Member
@@ -87,18 +86,15 @@ func (a *Agent) recoverByScripts(ctx context.Context, p pending, up executors.Up
 	done, err := script.Recover(ctx, script.Recovery{
 		FirstStage: s.FirstStage, Primary: s.Postgres(p.order.Primary), Target: a.cfg.Postgres,
 		PrimaryAs: pgpoolNode(primary), TargetAs: pgpoolNode(own), Within: s.RecoveryWithin,
+		Lead: func(ctx context.Context) error {
+			return errors.Join(executors.ProvideSlot(ctx, a.cfg.Postgres, up), executors.Follow(ctx, nil, a.cfg.Postgres, up))
+		},
 	})
 	if errors.Is(err, script.ErrReadWrite) {
 		return outcome{}, errors.Join(err, a.deadNow(events.CauseFenced))
 	}
 	if err != nil {
 		return outcome{}, err
-	}
-	if err := executors.ProvideSlot(ctx, a.cfg.Postgres, up); err != nil {
-		return outcome{}, err
-	}
-	if err := executors.Follow(ctx, nil, a.cfg.Postgres, up); err != nil {
-		return outcome{}, fmt.Errorf("the scripts made a standby, and it cannot be led to its slot: %w", err)
 	}
 	a.do(a.attach)
 	return outcome{how: "scripts", detail: done.Detail()}, nil

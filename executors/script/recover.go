@@ -22,8 +22,12 @@ type Recovery struct {
 	Primary, Target executors.Postgres
 	// PrimaryAs and TargetAs are the nodes as the scripts are told them.
 	PrimaryAs, TargetAs pgpool.Node
-	CopyWithin          time.Duration // for the first stage; 0: only ctx bounds it
-	Within              time.Duration // from pgpool_remote_start until the target streams; 90 s when 0
+	// Lead is called once the target is seen in recovery, and again until it
+	// succeeds: what the scripts copied may follow through a slot of the primary's
+	// own former life. Nil: nothing is done.
+	Lead       func(context.Context) error
+	CopyWithin time.Duration // for the first stage; 0: only ctx bounds it
+	Within     time.Duration // from pgpool_remote_start until the target streams; 90 s when 0
 }
 
 const recoverWithin = 90 * time.Second
@@ -213,7 +217,7 @@ func (a *recovery) verify(ctx context.Context, watch stopwatch) error {
 	a.result.Verdict = Unknown
 	var now seen
 	var last error
-	w := arrival{recovery: a}
+	w, led := arrival{recovery: a}, false
 	done, err := until(limited, func() (bool, error) {
 		found, err := a.target.look(limited)
 		if limited.Err() != nil {
@@ -224,6 +228,12 @@ func (a *recovery) verify(ctx context.Context, watch stopwatch) error {
 		}
 		if err := a.judge(now); err != nil {
 			return false, err
+		}
+		if a.Lead != nil && !led {
+			if last = a.Lead(limited); last != nil {
+				return false, nil
+			}
+			led = true
 		}
 		arrived, err := w.arrived(limited, now)
 		if limited.Err() == nil {

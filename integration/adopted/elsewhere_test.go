@@ -168,3 +168,73 @@ func TestBadPlaces(t *testing.T) {
 		t.Error("a plan has made the directory")
 	}
 }
+
+// scripts writes a pgpool user's scripts, which reach the nodes by ssh, and has
+// the cluster use them.
+func (c *cluster) scripts(w *sshdtest.World, port int, promote string) {
+	c.t.Helper()
+	db1, db2 := c.nodes["db1"], c.nodes["db2"]
+	ssh := "ssh -F " + w.ClientConfig + " -i " + w.Key + " -p " + strconv.Itoa(port) + " -T postgres@"
+	failover := w.Script(c.t, "failover_stream.sh", `[ "$1" = "$2" ] || exit 0 # a standby failed
+`+strings.ReplaceAll(promote, "SSH", ssh))
+	first := w.Script(c.t, "basebackup.sh", `desthost=$2 destdir=$3 port=$4 host=$7
+`+ssh+`$desthost "rm -rf '$destdir'; PGPASSFILE=`+db1.Passfile+` `+db1.Bin("pg_basebackup")+` -D '$destdir' -Fp -Xs -c fast -R -h '$host' -p '$port' -U postgres -w"
+`)
+	start := w.Script(c.t, "pgpool_remote_start", ssh+`$1 "pg_ctlcluster --skip-systemctl-redirect `+db1.Version+` $(basename "$2") start >/dev/null 2>&1"`+"\n")
+	for _, n := range []debiantest.Cluster{db1, db2} { // pgpool wants them in the primary's data directory
+		n.Root("install", "-o", "postgres", "-m", "0700", first, start, n.Data())
+	}
+	c.env = append(c.env, "INTERREX_FAILOVER_COMMAND="+failover+" %d %P %H %R", "INTERREX_RECOVERY_1ST_STAGE_COMMAND=basebackup.sh")
+}
+
+// TestPgpoolScriptsOverSSH has the scripts of a pgpool user promote and recover;
+// what they did is looked up.
+func TestPgpoolScriptsOverSSH(t *testing.T) {
+	c, w, servers := overSSH(t)
+	db1 := c.nodes["db1"]
+	c.scripts(w, servers["db1"].Port, `SSH$3 "`+db1.Bin("pg_ctl")+` -D '$4' -w promote"
+`)
+	u := c.up()
+	u.await("a healthy cluster under db1", healthy("db1"))
+	if err := syscall.Kill(c.postmaster("db1"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	u.await("db2 promoted by the script", func(s status) bool { return s.Phase == "healthy" && s.Primary == "db2" })
+	if out := c.must("log"); !strings.Contains(out, "failover_command") {
+		t.Errorf("the log says nothing of the script:\n%s", out)
+	}
+	if out := c.must("recover", "db1", "--yes"); !strings.Contains(out, "scripts") {
+		t.Errorf("recover says:\n%s", out)
+	}
+	u.await("db1 back as a standby", healthy("db2"))
+	db1.Streams()
+	if got := db1.SQL("SHOW primary_slot_name"); got != "interrex_db1" {
+		t.Errorf("db1 follows without its slot: %q", got)
+	}
+	if out := c.must("log", "--output", "json"); !strings.Contains(out, `"verdict":"verified"`) && !strings.Contains(out, `"verdict": "verified"`) {
+		t.Errorf("the log does not say that the scripts were verified:\n%s", out)
+	}
+	u.stop()
+}
+
+// TestLyingScript: exit status 0 is not believed. The candidate that was not
+// promoted is stopped, since nobody knows what the script has begun; with two
+// nodes nobody is left then, and the cluster is stalled with a reason.
+func TestLyingScript(t *testing.T) {
+	c, w, servers := overSSH(t)
+	c.scripts(w, servers["db1"].Port, "echo promoted >&2\n")
+	c.env = append(c.env, "INTERREX_SEARCH_PRIMARY_NODE_TIMEOUT=2s")
+	u := c.up()
+	u.await("a healthy cluster under db1", healthy("db1"))
+	if err := syscall.Kill(c.postmaster("db1"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	s := u.await("a primary again, or a named reason", func(s status) bool { return s.Term > 1 && (s.Phase == "healthy" || s.Phase == "stalled") })
+	out := c.must("log")
+	if !strings.Contains(out, "not done though the script succeeded") {
+		t.Errorf("the log does not say what the script did:\n%s", out)
+	}
+	if s.Phase == "healthy" && s.Primary != "db1" {
+		t.Errorf("the cluster is healthy under %s, which was not promoted\n%s", s.Primary, out)
+	}
+}

@@ -67,6 +67,17 @@ func Config(t *testing.T, text string) string {
 	return path
 }
 
+// Script is a shell script that every user may run.
+func (w *World) Script(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(w.dir, name)
+	write(t, path, "#!/bin/bash\nset -eu\n"+text, 0o755)
+	if err := os.Chmod(path, 0o755); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
+	return path
+}
+
 // publicDir is a directory that every user may enter.
 func publicDir(t *testing.T) string {
 	t.Helper()
