@@ -72,7 +72,7 @@ type engine struct {
 func (e *engine) use() (*client.Client, error) {
 	c, err := e.client()
 	if err != nil {
-		return nil, fmt.Errorf("container %s: %w: %v", e.o.Container, ErrEngine, err)
+		return nil, fmt.Errorf("container %s: %w: %w", e.o.Container, ErrEngine, err)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
