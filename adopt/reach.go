@@ -2,13 +2,11 @@ package adopt
 
 import (
 	"cmp"
-	"context"
-	"errors"
 	"io"
 
 	"github.com/interrex-ha/interrex/config"
 	"github.com/interrex-ha/interrex/executors"
-	"github.com/interrex-ha/interrex/executors/remote"
+	"github.com/interrex-ha/interrex/executors/docker"
 	"github.com/interrex-ha/interrex/executors/ssh"
 )
 
@@ -22,14 +20,7 @@ type link interface {
 // nothing yet.
 func reach(n config.Node) link {
 	if n.Executor == config.ExecutorDocker {
-		return noDocker{remote.New("docker", noDocker{})}
+		return docker.New(docker.Options{Container: n.Container})
 	}
 	return ssh.New(ssh.Options{Host: cmp.Or(n.SSHHost, n.Host), User: n.SSHUser, Port: n.SSHPort, Key: n.SSHKey, Config: n.SSHConfig})
-}
-
-type noDocker struct{ *remote.Runner }
-
-func (noDocker) Close() error { return nil }
-func (noDocker) Exec(context.Context, string, io.Reader, io.Writer, io.Writer) (remote.Status, error) {
-	return remote.Status{}, errors.New("executors/docker is not there yet")
 }

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/interrex-ha/interrex/executors"
@@ -157,9 +158,9 @@ func (r *Runner) judge(ctx, limited context.Context, c executors.Command, p *pro
 func (r *Runner) notStarted(ctx, limited context.Context, c executors.Command, p *process, end ending) error {
 	switch {
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		return fmt.Errorf("%w%s", context.Cause(ctx), meanwhile(end.err))
 	case limited.Err() != nil:
-		return fmt.Errorf("no shell answered within %s: %w", c.Timeout, limited.Err())
+		return fmt.Errorf("no shell answered within %s: %w%s", c.Timeout, limited.Err(), meanwhile(end.err))
 	case end.err != nil:
 		return end.err
 	case p.refused() != nil:
@@ -167,6 +168,14 @@ func (r *Runner) notStarted(ctx, limited context.Context, c executors.Command, p
 	}
 	said := bytes.TrimSpace(append(p.noise(), p.out.Stderr.Tail()...))
 	return fmt.Errorf("the shell there ended with exit code %d before the program began; it said %q; expected a POSIX shell, dd, and /proc", end.status.Code, said)
+}
+
+// meanwhile is what the shell waited for when it was abandoned.
+func meanwhile(err error) string {
+	if err == nil || err.Error() == context.Canceled.Error() {
+		return ""
+	}
+	return " (" + strings.TrimSuffix(err.Error(), ": "+context.Canceled.Error()) + ")"
 }
 
 // exec runs a script of our own to its end and returns what it printed after the

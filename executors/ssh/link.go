@@ -127,9 +127,17 @@ func (l *link) lose(why error) {
 }
 
 // err is what a command is told whose connection was lost.
-func (l *link) err() error {
-	return fmt.Errorf("connection to %s lost: %w (%v)", l.to, ErrLost, l.why)
+func (l *link) err() error { return &lostError{l.to, l.why} }
+
+// lostError is ErrLost with its reason.
+type lostError struct {
+	to  target
+	why error
 }
+
+func (e *lostError) Error() string        { return fmt.Sprintf("connection to %s lost: %v", e.to, e.why) }
+func (e *lostError) Unwrap() error        { return e.why }
+func (e *lostError) Is(target error) bool { return target == ErrLost }
 
 func (l *link) isLost() bool {
 	select {

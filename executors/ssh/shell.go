@@ -100,7 +100,7 @@ func begin(l *link, script string) (*session, error) {
 	if err == nil && !ok {
 		err = fmt.Errorf("the server of %s refuses to run a command", l.to)
 	} else if err != nil {
-		err = fmt.Errorf("connection to %s lost: %w (%v)", l.to, ErrLost, err)
+		err = &lostError{l.to, err}
 	}
 	if err != nil {
 		go ch.Close()

@@ -5,6 +5,7 @@ import "strings"
 const (
 	whyCore   = "the core and the vocabulary cannot reach the world"
 	whyBeside = "controller, agent, api and gateway do not know one another: they meet in the log"
+	whyPlaces = "a place to run commands in knows no other; ssh and docker stand on remote"
 	whyHands  = "probes see and executors do; neither decides"
 )
 
@@ -68,6 +69,26 @@ var Rules = []Rule{
 	{
 		Packages: "(probes|executors)(/.*)?", Never: []string{"./fsm", "./controller", "./agent", "./api", "./gateway", "github.com/nats-io"},
 		Why: whyHands,
+	},
+	{
+		Packages: "executors/local", Never: []string{"./executors/remote", "./executors/ssh", "./executors/docker"}, Why: whyPlaces,
+	},
+	{
+		Packages: "executors/remote", Never: []string{"./executors/local", "./executors/ssh", "./executors/docker"}, Why: whyPlaces,
+	},
+	{
+		Packages: "executors/ssh", Never: []string{"./executors/local", "./executors/docker"}, Why: whyPlaces,
+	},
+	{
+		Packages: "executors/docker", Never: []string{"./executors/local", "./executors/ssh"}, Why: whyPlaces,
+	},
+	{
+		Packages: ".*", Direct: true, Never: []string{"github.com/docker"}, Except: "executors/docker|.*test",
+		Why: "executors/docker is the only importer of Docker's client; use its Runner",
+	},
+	{
+		Packages: ".*", Direct: true, Never: []string{"golang.org/x/crypto/ssh"}, Except: "executors/ssh|.*test",
+		Why: "executors/ssh is the only importer of x/crypto/ssh; use its Runner",
 	},
 	{
 		Packages: "config(/.*)?", Never: []string{"./fsm", "./controller", "./agent", "./probes", "./executors", "os/exec", "net/http", "github.com/jackc", "github.com/nats-io"},
