@@ -316,6 +316,6 @@ func (a *Agent) reportDead(term uint64, cause string, d executors.Dead, err erro
 	a.fact.State, a.fact.Receiver = events.PostgresDown, ""
 	a.emit(events.PostgresDead{
 		Node: a.cfg.Node, PID: d.PID, Term: term, Cause: cause, Clean: d.Clean, EndLSN: d.EndLSN,
-		Timeline: d.Timeline, SystemID: d.SystemID, Killed: d.Killed, StandbySignal: d.StandbySignal, TookMicros: d.Took.Microseconds(),
+		Timeline: d.Timeline, SystemID: d.SystemID, Killed: d.Killed, StandbySignal: d.StandbySignal, Outside: d.Outside, TookMicros: d.Took.Microseconds(),
 	})
 }

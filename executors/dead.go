@@ -19,7 +19,10 @@ type Dead struct {
 	SystemID      string
 	Killed        int  // processes that had to be killed
 	StandbySignal bool // always true in a proof
-	Took          time.Duration
+	// Outside is what it ran in, when that had to be ended as a whole: then nothing
+	// more than StandbySignal is known.
+	Outside string
+	Took    time.Duration
 }
 
 // ProveDead makes sure that the PostgreSQL of this host's data directory is dead
@@ -33,12 +36,12 @@ type Dead struct {
 // An error means that there is no proof, though processes may have been killed:
 // a process is left (in state D, or another user's), the directory cannot be
 // written, it belongs to a PostgreSQL of other namespaces, or its WAL cannot be
-// read. Not covered: a second copy of the directory, and storage that another
+// read. A container that nothing can be run in (it is paused, or hangs) is killed
+// as a whole, after at most 8 s; see Endable. Not covered: a second copy of the directory, and storage that another
 // host can mount. Work on a hanging disk is not bounded by ctx.
 func ProveDead(ctx context.Context, p Postgres, from events.LSN) (Dead, error) {
 	if e, ok := elsewhere(p); ok {
-		done, err := act(ctx, e, Act{Do: "prove-dead", Postgres: p, From: from})
-		return done.Dead, err
+		return proveDeadElsewhere(ctx, e, p, from)
 	}
 	began := time.Now()
 	if err := forbidWrites(ctx, p); err != nil {

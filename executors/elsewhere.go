@@ -37,6 +37,45 @@ type Elsewhere interface {
 	Watch(p Postgres, inc Incarnation) (*Watcher, error)
 }
 
+// Endable is an Elsewhere that can be ended from outside as a whole: a
+// container.
+type Endable interface {
+	Elsewhere
+	// End ends it, whatever goes on in it, makes sure that no process of it is
+	// left, and puts standby.signal into p's data directory. What it was is for
+	// the log: "container pg-a". An error means that there is no proof.
+	End(ctx context.Context, p Postgres) (what string, err error)
+	// CanEnd reports whether it is such a place at all.
+	CanEnd() bool
+}
+
+// lookWithin is how long a place that can be ended as a whole may take to look at
+// its PostgreSQL first.
+const lookWithin = 8 * time.Second
+
+// proveDeadElsewhere is ProveDead on another host. Ending the whole place is the
+// last resort: it tells less.
+func proveDeadElsewhere(ctx context.Context, e Elsewhere, p Postgres, from events.LSN) (Dead, error) {
+	began := time.Now()
+	place, ok := e.(Endable)
+	endable := ok && place.CanEnd()
+	first := ctx
+	if endable {
+		var cancel context.CancelFunc
+		first, cancel = context.WithTimeout(ctx, lookWithin)
+		defer cancel()
+	}
+	done, err := act(first, e, Act{Do: "prove-dead", Postgres: p, From: from})
+	if err == nil || !endable {
+		return done.Dead, err
+	}
+	what, endErr := place.End(ctx, p)
+	if endErr != nil {
+		return Dead{}, errors.Join(err, endErr)
+	}
+	return Dead{Outside: what, StandbySignal: true, Took: time.Since(began)}, nil
+}
+
 // ErrNotHeard says that another host has not told of its PostgreSQL for some
 // seconds: what has become of it is not known.
 var ErrNotHeard = errors.New("PostgreSQL's host is not heard of")

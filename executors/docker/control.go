@@ -67,6 +67,18 @@ func (r *Runner) Kill(ctx context.Context) error {
 	})
 }
 
+// Gone reports whether no process of the container is left, by what Kill looks at.
+func (r *Runner) Gone(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, startWithin)
+	defer cancel()
+	c, info, err := r.engine.find(ctx)
+	if err != nil {
+		return false, err // also when it is missing: nobody knows which one it was
+	}
+	left, err := r.engine.left(ctx, c, info.ID)
+	return err == nil && left == "", err
+}
+
 func (r *Runner) end(ctx context.Context, what string, within time.Duration, how func(context.Context, *client.Client, container.InspectResponse) error) error {
 	e := r.engine
 	ctx, cancel := context.WithTimeout(ctx, within)

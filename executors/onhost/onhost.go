@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"path"
 	"sync"
 	"time"
 
@@ -105,6 +106,9 @@ func (h *Host) Act(ctx context.Context, a executors.Act, note func(executors.Not
 		a.Within = max(time.Until(end), time.Millisecond)
 	}
 	var done executors.Done
+	if err := h.open(ctx, a.Do); err != nil {
+		return done, fmt.Errorf("%s: %w", h.o.Where, err)
+	}
 	err := h.call(ctx, order{Act: &a}, func(ans answer) error {
 		if ans.Done != nil {
 			done = *ans.Done
@@ -121,6 +125,49 @@ func (h *Host) Act(ctx context.Context, a executors.Act, note func(executors.Not
 		return done, fmt.Errorf("%s: %w", h.o.Where, err)
 	}
 	return done, nil
+}
+
+// container is what a Runner is beside when its place can be started and ended
+// from outside.
+type container interface {
+	Start(ctx context.Context) error
+	Kill(ctx context.Context) error
+	Gone(ctx context.Context) (bool, error)
+	PutIntoStopped(ctx context.Context, file string, data []byte) error
+}
+
+var _ executors.Endable = (*Host)(nil)
+
+// open starts a container that has ended for an action that brings its PostgreSQL
+// back.
+func (h *Host) open(ctx context.Context, do string) error {
+	c, ok := h.Runner.(container)
+	if !ok || do != "start" && do != "recover" {
+		return nil
+	}
+	return c.Start(ctx)
+}
+
+// CanEnd implements executors.Endable: containers can.
+func (h *Host) CanEnd() bool {
+	_, ok := h.Runner.(container)
+	return ok
+}
+
+// End implements executors.Endable.
+func (h *Host) End(ctx context.Context, p executors.Postgres) (string, error) {
+	c, ok := h.Runner.(container)
+	if !ok {
+		return "", fmt.Errorf("%s is no container that could be killed", h.o.Where)
+	}
+	if err := c.Kill(ctx); err != nil {
+		return "", err
+	}
+	if err := c.PutIntoStopped(ctx, path.Join(p.DataDir, "standby.signal"), nil); err != nil {
+		return "", fmt.Errorf("%s was killed, but whoever starts it may get a second primary: %w", h.o.Where, err)
+	}
+	h.watchOf(p.DataDir).gone()
+	return h.o.Where, nil
 }
 
 // Ask has the copy answer one of the questions that Serve was given there; reply

@@ -44,6 +44,11 @@ func (h *Host) keepWatching(dataDir string, w *watch) {
 			return
 		}
 		w.lost(err)
+		if c, ok := h.Runner.(container); ok {
+			if gone, err := c.Gone(h.quit); err == nil && gone {
+				w.gone() // and so is whatever ran in it
+			}
+		}
 		select {
 		case <-h.quit.Done():
 		case <-time.After(again):
@@ -88,6 +93,17 @@ func (w *watch) heard(a answer) {
 			delete(w.watchers, watcher)
 			ended()
 		}
+	}
+}
+
+// gone: whatever ran there was ended from outside.
+func (w *watch) gone() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen, w.at = executors.Seen{}, time.Now()
+	for watcher, ended := range w.watchers {
+		delete(w.watchers, watcher)
+		ended()
 	}
 }
 
