@@ -43,6 +43,10 @@ func newWorld(t *testing.T, nodes int) world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		// A server that is told to quit removes its shared memory; SIGKILL leaves it.
+		soon, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = l.Stop(soon, lab.Immediate)
 		for _, n := range l.Nodes {
 			if err := l.KillAll(context.Background(), n.Name); err != nil {
 				t.Error(err)

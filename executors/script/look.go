@@ -57,9 +57,15 @@ func closeConn(conn *pgx.Conn) {
 	_ = conn.Close(ctx) // the socket is closed in any case
 }
 
+// othersWithin bounds the look at the other nodes: a promotion waits for it, and
+// of those that failed one may be silent.
+const othersWithin = time.Second
+
 // primaries looks at nodes side by side and names those of the system that are
 // out of recovery, and those that did not answer.
 func primaries(ctx context.Context, nodes []executors.Postgres, system string) (out, unseen []string) {
+	ctx, cancel := context.WithTimeout(ctx, othersWithin)
+	defer cancel()
 	found := make([]seen, len(nodes))
 	errs := make([]error, len(nodes))
 	var all sync.WaitGroup

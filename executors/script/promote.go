@@ -37,13 +37,14 @@ const promoteWithin = 30 * time.Second
 // value is not safe in a script, nothing is run and the error is an ordinary
 // one. Once the script was begun every error is an *executors.PromoteUnknown,
 // because what it has begun elsewhere may go on: the candidate counts as a
-// possible primary until it is fenced. It wraps ErrOtherPromoted, ErrSameTimeline or ErrOtherSystem
-// where that was seen.
+// possible primary until it is fenced. It wraps ErrOtherPromoted,
+// ErrSameTimeline or ErrOtherSystem where that was seen.
 //
 // The script is ended after Within, with its process group; descendants that
 // have left the group, and commands at the other end of an ssh of its own, are
 // not reached. The effect is looked for until then, and at least 2 s after the
-// script's end; after a failure 2 s.
+// script's end; after a failure 2 s. Another node that is silent costs up to 1 s
+// before the script is run, and again after it.
 func Promote(ctx context.Context, p Promotion) (Result, error) {
 	if p.Within == 0 {
 		p.Within = promoteWithin
@@ -92,8 +93,9 @@ func (a *promotion) before(ctx context.Context) (args []string, err error) {
 		return nil, fmt.Errorf("%s takes writes: fence it first", strings.Join(others, ", "))
 	}
 	if !a.was.recovering {
-		a.result.Verdict = Already
-		a.result.Promoted, err = executors.TimelineOf(ctx, a.candidate.conn)
+		if a.result.Promoted, err = executors.TimelineOf(ctx, a.candidate.conn); err == nil {
+			a.result.Verdict = Already
+		}
 		return nil, err
 	}
 	if err := a.Check(); err != nil {

@@ -69,7 +69,7 @@ func TestTutorialPromotes(t *testing.T) {
 	w.write("pgpool/failover.log", "")
 	standbyDied := p
 	standbyDied.Values.Detached = w.as("db2")
-	standbyDied.Within = 3 * time.Second
+	standbyDied.Within = 2 * time.Second
 	r, err = script.Promote(within(t), standbyDied)
 	isUnknown(t, err, "succeeded", "exit status 0")
 	if r.Verdict != script.NotDone || r.Runs[0].Exit != 0 {
@@ -105,7 +105,7 @@ func TestScriptsThatLie(t *testing.T) {
 	// One that hangs is ended with its children.
 	pids := filepath.Join(w.dir, "pids")
 	p := w.promotion(w.write("hang.sh", "#!/bin/sh\necho waiting; sleep 600 & echo $$ $! >"+pids+"\nwait"), "db2", "db1", "db3")
-	p.Within = 1500 * time.Millisecond
+	p.Within = time.Second
 	began := time.Now()
 	r, err := script.Promote(within(t), p)
 	isUnknown(t, err, "hang.sh", "did not end within", "still in recovery")

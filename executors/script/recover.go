@@ -42,12 +42,12 @@ const remoteStart = "pgpool_remote_start"
 // target's host and data directory). Older scripts pass over what they do not
 // know.
 //
-// Nothing is run, and the verdict is Refused, where the primary is none, the target is not
-// certainly down or has the primary's directory (the scripts empty it), or an
-// address or directory is not safe in a script. As with pgpool the target is not started after a
-// first stage that failed. Nor is it started without standby.signal: PostgreSQL
-// 12 and later would come up read-write; the tutorial's recovery.conf means
-// nothing to them.
+// Nothing is run, and the verdict is Refused, where the primary is none, the
+// target is not certainly down or has the primary's directory (the scripts empty
+// it), or an address or directory is not safe in a script. As with pgpool the
+// target is not started after a first stage that failed. Nor is it started
+// without standby.signal: PostgreSQL 12 and later would come up read-write; the
+// tutorial's recovery.conf means nothing to them.
 //
 // Then the target must be in recovery, of the primary's system identifier,
 // streaming, and must hold a record that was just written to the primary's WAL.
