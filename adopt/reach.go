@@ -20,7 +20,7 @@ type link interface {
 // nothing yet.
 func reach(n config.Node) link {
 	if n.Executor == config.ExecutorDocker {
-		return docker.New(docker.Options{Container: n.Container})
+		return docker.New(docker.Options{Container: n.Container, User: cmp.Or(n.ContainerUser, "postgres")})
 	}
 	return ssh.New(ssh.Options{Host: cmp.Or(n.SSHHost, n.Host), User: n.SSHUser, Port: n.SSHPort, Key: n.SSHKey, Config: n.SSHConfig})
 }

@@ -79,7 +79,7 @@ func (t Taken) With(nodes []config.Node) Taken {
 		had.BinDirectory = cmp.Or(n.BinDirectory, had.BinDirectory)
 		had.ConfigFile = cmp.Or(n.ConfigFile, had.ConfigFile)
 		had.Service = cmp.Or(n.Service, had.Service)
-		had.SSHHost, had.SSHUser, had.SSHPort, had.SSHKey, had.SSHConfig = n.SSHHost, n.SSHUser, n.SSHPort, n.SSHKey, n.SSHConfig
+		had.SSHHost, had.SSHUser, had.SSHPort, had.SSHKey, had.SSHConfig, had.ContainerUser = n.SSHHost, n.SSHUser, n.SSHPort, n.SSHKey, n.SSHConfig, n.ContainerUser
 	}
 	return t
 }

@@ -79,6 +79,8 @@ type Node struct {
 	SSHKey    string // file; empty: ssh's configuration, its agent
 	SSHConfig string // file; empty: ~/.ssh/config
 	Container string
+
+	ContainerUser string // whom commands in the container run as; empty: postgres
 }
 
 // The executors that a node may have.

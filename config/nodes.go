@@ -117,7 +117,7 @@ func (v nodeVariables) node(id int, prefix string, vars map[string]string, errs 
 		ID: id, Name: v.Name, Host: v.Host, Port: v.Port, DataDirectory: clean(v.DataDirectory), ConfigFile: clean(v.ConfigFile),
 		BinDirectory: clean(v.BinDirectory), Service: v.Service, User: v.User, Passfile: clean(v.Passfile), SSLMode: v.SSLMode,
 		Weight: v.Weight, Priority: v.Priority,
-		Executor: v.Executor, SSHHost: v.SSHHost, SSHUser: v.SSHUser, SSHPort: v.SSHPort, SSHKey: clean(v.SSHKey), Container: v.Container,
+		Executor: v.Executor, SSHHost: v.SSHHost, SSHUser: v.SSHUser, SSHPort: v.SSHPort, SSHKey: clean(v.SSHKey), Container: v.Container, ContainerUser: v.ContainerUser,
 	}
 }
 
@@ -128,7 +128,7 @@ func (v nodeVariables) place(prefix string, vars map[string]string, errs *findin
 		errs.add(prefix+"EXECUTOR", v.Executor, right(v, "EXECUTOR"))
 		return
 	}
-	of := map[string]string{"SSH_HOST": ExecutorSSH, "SSH_USER": ExecutorSSH, "SSH_PORT": ExecutorSSH, "SSH_KEY": ExecutorSSH, "CONTAINER": ExecutorDocker}
+	of := map[string]string{"SSH_HOST": ExecutorSSH, "SSH_USER": ExecutorSSH, "SSH_PORT": ExecutorSSH, "SSH_KEY": ExecutorSSH, "CONTAINER": ExecutorDocker, "CONTAINER_USER": ExecutorDocker}
 	for _, field := range slices.Sorted(maps.Keys(of)) {
 		if value, set := vars[prefix+field]; set && v.Executor != of[field] {
 			errs.add(prefix+field, value, "it counts only with "+prefix+"EXECUTOR="+of[field]+": set that, or remove this")

@@ -37,6 +37,7 @@ type nodeVariables struct {
 	SSHPort       int     `env:"SSH_PORT" right:"a number from 1 to 65535" default:"what ~/.ssh/config says, else 22" about:"For EXECUTOR=ssh."`
 	SSHKey        string  `env:"SSH_KEY" right:"an absolute path" default:"what ~/.ssh/config says, ssh's agent, and the usual files" about:"For EXECUTOR=ssh: file of the private key."`
 	Container     string  `env:"CONTAINER" right:"the name or id of a container" default:"required with EXECUTOR=docker" about:"For EXECUTOR=docker. PostgreSQL must not be the container's first process: the container has to outlive it."`
+	ContainerUser string  `env:"CONTAINER_USER" right:"an account of the container" default:"postgres" about:"For EXECUTOR=docker: whom commands run as. It must own the data directory."`
 	Weight        float64 `env:"WEIGHT" envDefault:"1" right:"a number from 0 to 1000000" about:"Share of reads, shown to clients and poolers. pgpool: backend_weight."`
 	Priority      int     `env:"PRIORITY" envDefault:"0" right:"a whole number from -1000000 to 1000000" about:"Of two candidates with the same WAL the higher one is promoted."`
 }

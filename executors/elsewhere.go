@@ -157,10 +157,32 @@ var performers = map[string]func(ctx context.Context, a Act, note func(Note) err
 		return Done{}, WaitStreaming(ctx, nil, a.Postgres, a.Upstream)
 	},
 	"recover": performRecover,
+	ForgetLock: func(ctx context.Context, a Act, _ func(Note) error) (Done, error) {
+		return Done{}, forgetLock(ctx, a.Postgres)
+	},
 	"clean": func(ctx context.Context, a Act, _ func(Note) error) (d Done, err error) {
 		d.Removed, d.Bytes, err = Clean(ctx, a.Postgres)
 		return d, err
 	},
+}
+
+// ForgetLock is the Act that removes the lock files of a PostgreSQL that ended
+// together with everything that ran in its container, when that was seen from
+// outside. Inside nobody can tell: numbers of processes begin anew.
+const ForgetLock = "forget-lock"
+
+func forgetLock(ctx context.Context, p Postgres) error {
+	lock, locked, err := readLockFile(p.DataDir)
+	if err != nil || !locked {
+		return err
+	}
+	if inc, running, err := FindPostmaster(p.DataDir); err != nil || running {
+		return errors.Join(err, fmt.Errorf("node %s: %w as process %d, although its container was started just now", p.Node, ErrRunning, inc.PID))
+	}
+	if err := clearSocketLock(ctx, p, lock); err != nil {
+		return err
+	}
+	return p.Runner.Remove(ctx, filepath.Join(p.DataDir, "postmaster.pid"))
 }
 
 func performRecover(ctx context.Context, a Act, note func(Note) error) (d Done, err error) {

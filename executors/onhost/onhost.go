@@ -106,7 +106,7 @@ func (h *Host) Act(ctx context.Context, a executors.Act, note func(executors.Not
 		a.Within = max(time.Until(end), time.Millisecond)
 	}
 	var done executors.Done
-	if err := h.open(ctx, a.Do); err != nil {
+	if err := h.open(ctx, a); err != nil {
 		return done, fmt.Errorf("%s: %w", h.o.Where, err)
 	}
 	err := h.call(ctx, order{Act: &a}, func(ans answer) error {
@@ -138,14 +138,23 @@ type container interface {
 
 var _ executors.Endable = (*Host)(nil)
 
-// open starts a container that has ended for an action that brings its PostgreSQL
-// back.
-func (h *Host) open(ctx context.Context, do string) error {
+// open starts a container that has ended, for an action that brings its
+// PostgreSQL back. Whatever ran in it had ended with it: the lock file that its
+// PostgreSQL has left is no sign of life.
+func (h *Host) open(ctx context.Context, a executors.Act) error {
 	c, ok := h.Runner.(container)
-	if !ok || do != "start" && do != "recover" {
+	if !ok || a.Do != "start" && a.Do != "recover" {
 		return nil
 	}
-	return c.Start(ctx)
+	gone, err := c.Gone(ctx)
+	if err != nil || !gone {
+		return err
+	}
+	if err := c.Start(ctx); err != nil {
+		return err
+	}
+	a.Do = executors.ForgetLock
+	return h.call(ctx, order{Act: &a}, func(answer) error { return nil })
 }
 
 // CanEnd implements executors.Endable: containers can.
