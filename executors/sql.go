@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/interrex-ha/interrex/internal/sqldial"
 )
 
 // ApplicationName is that of every connection that an executor opens. Sessions
@@ -51,6 +53,7 @@ func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 		return nil, err
 	}
 	config.ConnectTimeout = connectTimeout
+	config.DialFunc = sqldial.New().DialContext
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	for name, value := range sessionSettings {
 		config.RuntimeParams[name] = value

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/interrex-ha/interrex/internal/sqldial"
 )
 
 // DefaultTimeout bounds a probe when Config gives no other time.
@@ -120,7 +121,8 @@ func (p *Prober) probe(ctx context.Context) Fact {
 
 // askAnew connects, asks, and keeps the connection when it got an answer.
 func (p *Prober) askAnew(ctx context.Context) (Fact, error, *line) {
-	l := &line{dialer: net.Dialer{KeepAlive: 5 * time.Second}}
+	l := &line{dialer: *sqldial.New()} // the connection may be taken for a promotion
+	l.dialer.KeepAlive = 5 * time.Second
 	config := p.config.Copy()
 	config.DialFunc = l.dial
 	conn, err := pgx.ConnectConfig(ctx, config)
