@@ -7,6 +7,8 @@
 #   scripts/setup.sh              PostgreSQL and gcc
 #   scripts/setup.sh postgresql   PostgreSQL only: enough for the demo
 #   scripts/setup.sh gcc          gcc only
+#   scripts/setup.sh composer     Docker Compose only, in either form
+#   scripts/setup.sh debootstrap  debootstrap only: what scripts/images.sh makes the base image with
 set -euo pipefail
 
 readonly OLDEST=13 NEWEST=18
@@ -26,6 +28,11 @@ postgresql_found() {
 	done
 	return 1
 }
+
+debootstrap_found() { command -v debootstrap >/dev/null 2>&1 || [ -x /usr/sbin/debootstrap ]; }
+
+# composer_found: either form of Docker Compose reads docker-compose.yml.
+composer_found() { docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null 2>&1; }
 
 gcc_found() { command -v "${CC:-gcc}" >/dev/null 2>&1; }
 
@@ -77,7 +84,9 @@ main() {
 		case "$item" in
 		postgresql) postgresql_found || missing+=(postgresql) ;;
 		gcc) gcc_found || missing+=(gcc libc6-dev) ;;
-		*) fail "unknown item \"$item\"; give postgresql, gcc, or nothing for both" ;;
+		debootstrap) debootstrap_found || missing+=(debootstrap) ;;
+		composer) composer_found || missing+=(docker-compose) ;;
+		*) fail "unknown item \"$item\"; give postgresql, gcc, composer, debootstrap, or nothing for postgresql and gcc" ;;
 		esac
 	done
 	[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
