@@ -7,6 +7,8 @@
 #   scripts/setup.sh              PostgreSQL and gcc
 #   scripts/setup.sh postgresql   PostgreSQL only: enough for the demo
 #   scripts/setup.sh gcc          gcc only
+#   scripts/setup.sh debootstrap  to make a Debian image where no registry answers
+#   scripts/setup.sh compose      docker compose, or docker-compose
 #   scripts/setup.sh composer     Docker Compose only, in either form
 #   scripts/setup.sh debootstrap  debootstrap only: what scripts/images.sh makes the base image with
 set -euo pipefail
@@ -33,6 +35,11 @@ debootstrap_found() { command -v debootstrap >/dev/null 2>&1 || [ -x /usr/sbin/d
 
 # composer_found: either form of Docker Compose reads docker-compose.yml.
 composer_found() { docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null 2>&1; }
+
+debootstrap_found() { as_root sh -c 'command -v debootstrap' >/dev/null 2>&1; }
+
+# Either generation reads docker-compose.yml.
+compose_found() { docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null 2>&1; }
 
 gcc_found() { command -v "${CC:-gcc}" >/dev/null 2>&1; }
 
@@ -83,6 +90,8 @@ main() {
 	for item in "${wanted[@]}"; do
 		case "$item" in
 		postgresql) postgresql_found || missing+=(postgresql) ;;
+		debootstrap) debootstrap_found || missing+=(debootstrap) ;;
+		compose) compose_found || missing+=(docker-compose) ;;
 		gcc) gcc_found || missing+=(gcc libc6-dev) ;;
 		debootstrap) debootstrap_found || missing+=(debootstrap) ;;
 		composer) composer_found || missing+=(docker-compose) ;;
