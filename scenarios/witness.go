@@ -11,7 +11,7 @@ import (
 // Actions are the actions for which an executor exists.
 var Actions = []events.Action{
 	events.ActPromote, events.ActResume, events.ActFence, events.ActDemote, events.ActPosition,
-	events.ActFollow, events.ActSettle, events.ActRecover, events.ActStop, events.ActClean,
+	events.ActFollow, events.ActSettle, events.ActRecover, events.ActStop, events.ActClean, events.ActInit,
 }
 
 // Witness checks what must hold of every log, whatever happened and whoever
