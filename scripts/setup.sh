@@ -9,8 +9,6 @@
 #   scripts/setup.sh gcc          gcc only
 #   scripts/setup.sh debootstrap  to make a Debian image where no registry answers
 #   scripts/setup.sh compose      docker compose, or docker-compose
-#   scripts/setup.sh composer     Docker Compose only, in either form
-#   scripts/setup.sh debootstrap  debootstrap only: what scripts/images.sh makes the base image with
 set -euo pipefail
 
 readonly OLDEST=13 NEWEST=18
@@ -30,11 +28,6 @@ postgresql_found() {
 	done
 	return 1
 }
-
-debootstrap_found() { command -v debootstrap >/dev/null 2>&1 || [ -x /usr/sbin/debootstrap ]; }
-
-# composer_found: either form of Docker Compose reads docker-compose.yml.
-composer_found() { docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null 2>&1; }
 
 debootstrap_found() { as_root sh -c 'command -v debootstrap' >/dev/null 2>&1; }
 
@@ -93,9 +86,7 @@ main() {
 		debootstrap) debootstrap_found || missing+=(debootstrap) ;;
 		compose) compose_found || missing+=(docker-compose) ;;
 		gcc) gcc_found || missing+=(gcc libc6-dev) ;;
-		debootstrap) debootstrap_found || missing+=(debootstrap) ;;
-		composer) composer_found || missing+=(docker-compose) ;;
-		*) fail "unknown item \"$item\"; give postgresql, gcc, composer, debootstrap, or nothing for postgresql and gcc" ;;
+		*) fail "unknown item \"$item\"; give postgresql, gcc, compose, debootstrap, or nothing for postgresql and gcc" ;;
 		esac
 	done
 	[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
