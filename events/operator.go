@@ -85,7 +85,7 @@ type ClusterFormed struct {
 	// without data are then made copies of the primary: rule 917. Empty: servers
 	// are made before the log is.
 	Bootstrap string `json:"bootstrap,omitempty"`
-	Actor   string   `json:"actor"`
+	Actor     string `json:"actor"`
 }
 
 // RulesActivated: controllers decide by this rule set from here on. One that
