@@ -13,7 +13,7 @@ import (
 // Log says where the log is, for the parts of a cluster that do not share a
 // directory. Empty strings were not given.
 type Log struct {
-	Cluster string // DefaultCluster when not set
+	Cluster string // DefaultCluster when not set; by LoadLog only
 
 	URL     string // of a log that another process serves
 	KeyFile string // the one key of this process
@@ -33,12 +33,13 @@ func LoadLog(environ []string) (Log, error) {
 	var g generalVariables
 	parse(&g, Prefix, vars, &errs)
 	l := g.log(&errs)
+	l.Cluster = cmp.Or(g.Cluster, DefaultCluster)
 	return l, errs.join()
 }
 
 func (g generalVariables) log(errs *findings) Log {
 	l := Log{
-		Cluster: cmp.Or(g.Cluster, DefaultCluster), URL: g.LogURL, KeyFile: clean(g.LogKeyFile), Keys: clean(g.LogKeys), TLSCA: clean(g.LogTLSCA),
+		URL: g.LogURL, KeyFile: clean(g.LogKeyFile), Keys: clean(g.LogKeys), TLSCA: clean(g.LogTLSCA),
 		Listen: g.LogListen, TLSCert: clean(g.LogTLSCert), TLSKey: clean(g.LogTLSKey),
 	}
 	for _, f := range []struct{ field, path string }{
