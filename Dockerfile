@@ -10,7 +10,8 @@ RUN set -eu; \
     apt-get update -q; \
     apt-get install -q -y --no-install-recommends postgresql-15; \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb; \
-    install -d -o postgres -g postgres -m 0700 /var/lib/interrex
+    install -d -o postgres -g postgres -m 0700 /var/lib/interrex; \
+    install -d -m 1777 /run/interrex
 
 COPY dist/interrex-linux-amd64 /usr/local/bin/interrex
 
