@@ -186,6 +186,9 @@ func (t Taken) socketDir(n config.Node) string {
 	return cmp.Or(t.Sockets[n.Name], "/var/run/postgresql")
 }
 
+// Password looks a role up in the node's passfile, "" when it is not there.
+func Password(n config.Node, user string) string { return password(n, user) }
+
 // password looks the user up in the node's passfile (libpq's format, PostgreSQL
 // documentation 34.16), "" when it is not there.
 func password(n config.Node, user string) string {

@@ -295,3 +295,23 @@ func (a *Agent) clean(ctx context.Context, _ pending) (outcome, error) {
 	}
 	return outcome{detail: map[string]string{"removed": strconv.Itoa(len(removed)), "bytes": strconv.FormatUint(bytes, 10)}}, nil
 }
+
+// initOrder makes the first server of a new cluster, and starts it. It is not
+// done once a term was given: then the data is somewhere else.
+func (a *Agent) initOrder(ctx context.Context, p pending) (outcome, error) {
+	if a.cfg.NewCluster == nil {
+		return outcome{}, notActed{errors.New("this agent was not told how to make a new cluster")}
+	}
+	if term := ask(a, 0, func() uint64 { return a.view.term }); term != 0 {
+		return outcome{}, notActed{fmt.Errorf("the cluster has a primary already, in term %d", term)}
+	}
+	c := a.cfg.NewCluster()
+	c.Decision = p.decision
+	if err := executors.Init(ctx, a.cfg.Postgres, c); err != nil {
+		return outcome{}, err
+	}
+	if err := a.startServer(ctx, false); err != nil && !errors.Is(err, executors.ErrRunning) {
+		return outcome{}, err
+	}
+	return outcome{}, executors.InitDone(ctx, a.cfg.Postgres)
+}

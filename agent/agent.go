@@ -40,12 +40,15 @@ type Config struct {
 	Postgres executors.Postgres
 	Peers    []Peer
 	Upstream func(primary string) (executors.Upstream, error)
-	Guardian []string // command that starts the guardian; empty: none, and no proof by lease
-	Created  bool     // Interrex created this PostgreSQL
-	Place    string   // how PostgreSQL's host is reached when it is another one; empty: it is this one
-	Scripts  Scripts
-	Version  string
-	Logger   *slog.Logger
+	// NewCluster says what the first server of a new cluster is made of; nil: this
+	// node's servers were made before the log was.
+	NewCluster func() executors.NewCluster
+	Guardian   []string // command that starts the guardian; empty: none, and no proof by lease
+	Created    bool     // Interrex created this PostgreSQL
+	Place      string   // how PostgreSQL's host is reached when it is another one; empty: it is this one
+	Scripts    Scripts
+	Version    string
+	Logger     *slog.Logger
 }
 
 // Peer is another node as this agent's probes reach it.

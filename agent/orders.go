@@ -49,6 +49,7 @@ var actions = map[events.Action]func(*Agent, context.Context, pending) (outcome,
 	events.ActRecover:  (*Agent).recover,
 	events.ActStop:     (*Agent).stopOrder,
 	events.ActClean:    (*Agent).clean,
+	events.ActInit:     (*Agent).initOrder,
 }
 
 // outcome is what an action reports when it succeeded.
@@ -202,7 +203,7 @@ func (a *Agent) takeOver() {
 		a.leaseFile.Write(Lease{})
 	}
 	if a.watcher == nil {
-		a.seen, a.seenOnce = events.PostgresSeen{Node: a.cfg.Node, State: events.PostgresDown}, true
+		a.seen, a.seenOnce = events.PostgresSeen{Node: a.cfg.Node, State: events.PostgresDown, Empty: executors.Empty(a.cfg.Postgres)}, true
 		a.emit(a.seen)
 		if a.view.term > 0 && a.view.grant.Node == a.cfg.Node {
 			a.proveDead(a.foundDead(), nil)

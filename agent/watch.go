@@ -124,6 +124,7 @@ func (a *Agent) report(f probes.Fact) {
 	if a.watcher == nil {
 		d.PID = 0
 	}
+	d.Empty = d.State == events.PostgresDown && a.watcher == nil && executors.Empty(a.cfg.Postgres)
 	d.Upstream = a.upstreamName(f.SenderHost, f.SenderPort)
 	if d.Receiver != "streaming" { // one that tries again and again is no news each time
 		d.Receiver, d.Upstream = "", ""

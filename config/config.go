@@ -36,6 +36,8 @@ type Config struct {
 	Cluster       string // DefaultCluster when not set
 	Nodes         []Node // by id, without gaps; empty when no INTERREX_NODE_ variable is set
 	SSHConfig     string // of the ssh client; empty: ~/.ssh/config
+	Log           Log
+	Bootstrap     string // INTERREX_BOOTSTRAP: one of Nodes, or empty
 	LogUnsafeSync bool   // an external log that acknowledges before fsync is accepted
 	Scripts       Scripts
 
@@ -135,6 +137,7 @@ func Load(environ []string) (Config, error) {
 	c.scripts(vars, &errs)
 	c.nodes(vars, &errs)
 	c.policy(vars, &errs)
+	c.bootstrap(&errs)
 	return c, errs.join()
 }
 
@@ -161,6 +164,7 @@ func (c *Config) general(vars map[string]string, errs *findings) {
 	if g.SSHConfig != "" && !filepath.IsAbs(g.SSHConfig) {
 		errs.add(Prefix+"SSH_CONFIG", g.SSHConfig, right(g, "SSH_CONFIG")+": it begins with /")
 	}
+	c.Log, c.Bootstrap = g.log(errs), g.Bootstrap
 	if err := events.CheckName(c.Cluster); err != nil {
 		errs.add(Prefix+"CLUSTER", c.Cluster, err.Error())
 	}

@@ -191,6 +191,11 @@ func nameNodes(nodes []Node) {
 	}
 }
 
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
 // twins reports what two nodes must not share.
 func (f *findings) twins(nodes []Node) {
 	type use struct{ what, value, field string }
@@ -198,7 +203,11 @@ func (f *findings) twins(nodes []Node) {
 	for _, n := range nodes {
 		uses := []use{{"replication slot " + events.SlotName(n.Name), "", "NAME"}}
 		if n.DataDirectory != "" {
-			uses = append(uses, use{"data directory", strings.TrimSpace(n.DataDirectory + " " + n.Place()), "DATA_DIRECTORY"})
+			where := n.Place()
+			if n.Here() && !loopback(n.Host) { // each agent on its own host: the same path is another directory there
+				where = "on " + n.Host
+			}
+			uses = append(uses, use{"data directory", strings.TrimSpace(n.DataDirectory + " " + where), "DATA_DIRECTORY"})
 		}
 		if n.Port != 0 {
 			uses = append(uses, use{"address", net.JoinHostPort(n.Host, strconv.Itoa(n.Port)), "PORT"})

@@ -17,6 +17,14 @@ type generalVariables struct {
 	Dir           string `env:"DIR" right:"a directory" default:"/var/lib/interrex as root, else $XDG_STATE_HOME/interrex or ~/.local/state/interrex" about:"Where the log, keys and journals of this host are kept. The flag --dir goes before it."`
 	Cluster       string `env:"CLUSTER" envDefault:"main" right:"a name" about:"Name of the cluster: a-z, 0-9, _ and -, at most 32 characters. Part of the stream's name."`
 	SSHConfig     string `env:"SSH_CONFIG" right:"an absolute path" default:"~/.ssh/config" about:"Configuration file of the ssh client for nodes with EXECUTOR=ssh: aliases, ProxyJump, IdentityFile, UserKnownHostsFile. ssh: -F."`
+	LogURL        string `env:"LOG_URL" right:"nats://HOST:PORT, or tls://HOST:PORT" default:"what the process that serves the log writes into DIR/log.json" about:"Where the log is served, for agents, controllers and commands on other hosts."`
+	LogKeyFile    string `env:"LOG_KEY_FILE" right:"an absolute path" default:"the key of the role in LOG_KEYS" about:"The one key to use for the log: an agent's host needs the agents' key only. Mode 0600."`
+	LogKeys       string `env:"LOG_KEYS" right:"an absolute path" default:"DIR/keys" about:"Directory of the log's keys, one for each role, mode 0700. Whoever serves the log makes them when they are missing."`
+	LogListen     string `env:"LOG_LISTEN" right:"HOST:PORT, or :PORT for every address" default:"127.0.0.1, and a free port" about:"Where interrex controller --serve-log listens. Keys never cross the network, but without LOG_TLS_CERT everything else does in the clear and can be altered on its way: only in a network that nobody else is in."`
+	LogTLSCert    string `env:"LOG_TLS_CERT" right:"an absolute path" default:"no TLS" about:"Certificate (PEM, with its chain) of the log's server; clients then need LOG_URL=tls://…"`
+	LogTLSKey     string `env:"LOG_TLS_KEY" right:"an absolute path" default:"required with LOG_TLS_CERT" about:"Its private key."`
+	LogTLSCA      string `env:"LOG_TLS_CA" right:"an absolute path" default:"the system's authorities" about:"Certificate of the authority that clients of the log trust. Counts with LOG_URL=tls://…"`
+	Bootstrap     string `env:"BOOTSTRAP" right:"the name of a node" default:"none: the servers exist already" about:"For interrex controller --serve-log with INTERREX_NODE_ variables: the one node that is made from nothing when every node is empty. Written into a new log; the log is asked from then on, and an empty directory never begins a second cluster."`
 	LogUnsafeSync bool   `env:"LOG_UNSAFE_SYNC" envDefault:"false" right:"true or false" about:"No effect in this release, whose log is embedded. Accept an external NATS server that acknowledges before it has written to disk. A power cut can then take back decisions: for tests only."`
 }
 

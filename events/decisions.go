@@ -29,6 +29,7 @@ const (
 	ActRecover  Action = "recover"  // become a standby of the primary: start, rewind or base backup
 	ActStop     Action = "stop"     // stop a standby cleanly
 	ActClean    Action = "clean"    // remove what a recovery kept aside
+	ActInit     Action = "init"     // first of a new cluster: make the data directory and start it
 )
 
 // Order is one part of a decision. Its identity is the decision's sequence and

@@ -53,7 +53,8 @@ type AgentStopped struct {
 type PostgresSeen struct {
 	Node         string        `json:"node"`
 	State        PostgresState `json:"state"`
-	PID          int           `json:"pid,omitempty"` // postmaster
+	PID          int           `json:"pid,omitempty"`   // postmaster
+	Empty        bool          `json:"empty,omitempty"` // down, and its data directory holds nothing: it never was, or its volume was lost
 	InRecovery   bool          `json:"in_recovery"`
 	Timeline     uint32        `json:"timeline,omitempty"`
 	SystemID     string        `json:"system_id,omitempty"`

@@ -80,7 +80,12 @@ type ClusterFormed struct {
 	Cluster string   `json:"cluster"`
 	Members []Member `json:"members"`
 	Created bool     `json:"created"` // by Interrex; else adopted
-	Actor   string   `json:"actor"`
+	// Bootstrap is the one node that may be made from nothing, and only while
+	// every node's directory is empty and no term was ever given: rule 107. Nodes
+	// without data are then made copies of the primary: rule 917. Empty: servers
+	// are made before the log is.
+	Bootstrap string `json:"bootstrap,omitempty"`
+	Actor     string `json:"actor"`
 }
 
 // RulesActivated: controllers decide by this rule set from here on. One that

@@ -123,10 +123,11 @@ func (s *detaching) detach(ctx context.Context) error {
 func (s *detaching) wait(ctx context.Context, o PositionOptions) error {
 	limited, cancel := context.WithTimeoutCause(ctx, o.GoneWithin, errStillReceiving)
 	defer cancel()
-	began, signalled := time.Now(), false
+	began, signalled := time.Now(), 0
 	var r receiver
 	err := await(limited, 3*time.Millisecond, func() (bool, error) {
 		err := s.look(limited, &r)
+		r.ending = r.pid != 0 && r.pid == signalled
 		if err != nil || r.gone(o.Detach) {
 			return err == nil, err
 		}
@@ -136,8 +137,8 @@ func (s *detaching) wait(ctx context.Context, o PositionOptions) error {
 		if err := s.unblock(limited, r); err != nil {
 			return false, err
 		}
-		if r.pid != 0 && !signalled && time.Since(began) > receiverPatience {
-			signalled = true
+		if r.pid != 0 && r.pid != signalled && time.Since(began) > receiverPatience {
+			signalled = r.pid
 			return false, s.terminate(limited, r.pid)
 		}
 		return false, nil
@@ -154,6 +155,7 @@ var errStillReceiving = errors.New("it still receives WAL")
 type receiver struct {
 	pid               int  // 0 when there is no such process
 	fed               bool // it is connected to an upstream
+	ending            bool // it was told to end
 	from              string
 	paused            bool
 	conninfo, setFrom string // primary_conninfo and where it is set
@@ -164,7 +166,10 @@ func (r receiver) gone(detach bool) bool {
 	if !detach {
 		return !r.fed
 	}
-	return r.pid == 0 && !r.fed && r.conninfo == ""
+	// One that looks up the name of a host that is gone hears SIGTERM only when
+	// that is over, seconds later; but before it would receive anything, and it
+	// has no connection yet.
+	return (r.pid == 0 || r.ending) && !r.fed && r.conninfo == ""
 }
 
 func (r receiver) String() string {

@@ -41,6 +41,8 @@ const (
 	PauseOver           Trigger = "PauseOver"
 	StandbyAtRest       Trigger = "StandbyAtRest"
 	StayChanged         Trigger = "StayChanged"
+	NothingYet          Trigger = "NothingYet"
+	NodeEmpty           Trigger = "NodeEmpty"
 
 	SwitchoverAsked  Trigger = "SwitchoverAsked"
 	FailoverAsked    Trigger = "FailoverAsked"
@@ -98,6 +100,8 @@ var conclusions = []struct {
 	{PauseOver, pauseOver},
 	{StayChanged, stayChanged},
 	{StandbyAtRest, standbyAtRest},
+	{NothingYet, nothingYet},
+	{NodeEmpty, nodeEmpty},
 }
 
 func seqs(v ...uint64) []uint64 {

@@ -113,6 +113,11 @@ func fill(s State, d *events.Decided) {
 	case StandbyAtRest:
 		n, _ := atRest(s)
 		d.Orders = []events.Order{led(s, d, n.Name, "start")}
+	case NothingYet:
+		d.Orders = []events.Order{order(s, d, events.ActInit, s.Bootstrap)}
+	case NodeEmpty:
+		n, _ := copyless(s)
+		d.Orders = []events.Order{led(s, d, n.Name, "auto")}
 	case PrimaryHung, PrimaryStartTimeout, PrimaryReadOnly, StopGraceOver, OfficeTimeout, OfficeFailed, SwitchTimeout:
 		d.Orders = append(positions(s, "wait"), order(s, d, events.ActFence, s.Primary))
 	case PrimaryCrashed:

@@ -230,7 +230,7 @@ func (s *State) unknown(e events.Event, d events.Unknown) {
 }
 
 func (s *State) formed(d events.ClusterFormed) {
-	s.Cluster, s.Created = d.Cluster, d.Created
+	s.Cluster, s.Created, s.Bootstrap = d.Cluster, d.Created, d.Bootstrap
 	old := s.Nodes
 	s.Nodes = nil
 	for _, m := range d.Members {

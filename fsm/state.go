@@ -30,6 +30,7 @@ type State struct {
 
 	Cluster    string
 	Created    bool
+	Bootstrap  string // the node that may be made from nothing, "": none
 	RuleSet    int
 	Policy     events.Policy
 	PolicyHash string

@@ -31,6 +31,7 @@ var Rules = []Rule{
 	{101, in(events.Forming), PrimaryFound, events.Healthy, false, "one running primary was found, and every other node is a standby or down: it is named primary"},
 	{RuleStartAgain, in(events.Forming), LastPrimaryReady, events.Promoting, false, "the cluster was stopped in order: its last primary starts again under a new term"},
 	{105, in(events.Forming), LastPrimaryMissing, events.Electing, true, "the cluster was stopped in order, and its last primary was not ready to start again in time"},
+	{107, in(events.Forming), NothingYet, same, false, "a new cluster: every node's agent was heard and has an empty data directory, and no term was ever given: the node that was named for it is made"},
 
 	// Losing the primary.
 	{201, in(events.Healthy, events.Settling, events.Suspect), PrimaryDead, events.Electing, true, "the primary's own agent proved it dead"},
@@ -87,6 +88,7 @@ var Rules = []Rule{
 	{911, in(events.Healthy, events.Settling, events.Suspect, events.Stalled), AttachAsked, same, false, "an operator attached the node"},
 	{913, in(events.Healthy, events.Settling), StandbyAtRest, same, false, "a standby's agent came back and found its PostgreSQL stopped: it is started again"},
 	{915, in(events.Healthy), StayChanged, same, false, "whether the primary may outlive the log has changed, with what could prove that it is gone or with who could replace it"},
+	{917, in(events.Healthy), NodeEmpty, same, false, "a node's agent found no data at all: it is made a copy of the primary"},
 }
 
 // same as a row's destination means that the phase does not change.

@@ -21,42 +21,10 @@ func (l *Layout) configuration(n Node, initdb string, noSync bool) string {
 			b.WriteString(s + "\n")
 		}
 	}
-	set := func(name, value string) { b.WriteString(name + " = " + quoteSetting(value) + "\n") }
-	b.WriteString("\n# cluster\n")
-	set("cluster_name", l.Cluster+"/"+n.Name)
-	set("listen_addresses", n.Host)
-	set("port", fmt.Sprint(n.Port))
-	set("unix_socket_directories", l.SocketDir)
-	set("unix_socket_permissions", "0700")
-	set("shared_buffers", "32MB")
-	set("lc_messages", "C")
-	set("logging_collector", "off")
-	set("log_line_prefix", "%m [%p] %q%a ")
-	if l.Auth == authSCRAM {
-		set("password_encryption", "scram-sha-256")
-	}
-	b.WriteString("\n# replication\n")
-	spare := fmt.Sprint(10 + len(l.Nodes))
-	set("wal_level", "replica")
-	set("wal_log_hints", "on") // pg_rewind needs it, or checksums
-	set("max_wal_senders", spare)
-	set("max_replication_slots", spare)
-	set("hot_standby", "on")
-	// pg_rewind copies the whole pg_wal of the new primary, segments that were
-	// recycled for later use as well, and a crash is followed by a replay from
-	// the last checkpoint: little of it lies about. pgbench runs as fast.
-	set("wal_recycle", "off")
-	set("min_wal_size", "32MB")
-	set("max_wal_size", "256MB")
-	set("wal_keep_size", "64MB")
-	set("max_slot_wal_keep_size", "1GB")
-	set("wal_retrieve_retry_interval", "200ms") // the default of 5s is what 1 of 5 promotions waits out
-	set("wal_receiver_timeout", "5s")
-	set("wal_sender_timeout", "10s")
-	set("restart_after_crash", "on")
-	if noSync {
-		set("fsync", "off")
-	}
+	b.WriteString(Settings{
+		Name: l.Cluster + "/" + n.Name, Listen: n.Host, Port: n.Port, SocketDir: l.SocketDir, Nodes: len(l.Nodes),
+		SCRAM: l.Auth == authSCRAM, NoSync: noSync,
+	}.String())
 	return b.String()
 }
 
@@ -122,4 +90,57 @@ func password() string {
 	var b [18]byte
 	rand.Read(b[:]) // never fails
 	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// Settings are those of a server of a cluster that Interrex makes, wherever it
+// runs. String is the part of postgresql.conf that begins at "# cluster".
+type Settings struct {
+	Name      string // cluster_name
+	Listen    string // listen_addresses
+	Port      int
+	SocketDir string
+	Nodes     int
+	SCRAM     bool
+	NoSync    bool
+}
+
+func (s Settings) String() string {
+	var b strings.Builder
+	set := func(name, value string) { b.WriteString(name + " = " + quoteSetting(value) + "\n") }
+	b.WriteString("\n# cluster\n")
+	set("cluster_name", s.Name)
+	set("listen_addresses", s.Listen)
+	set("port", fmt.Sprint(s.Port))
+	set("unix_socket_directories", s.SocketDir)
+	set("unix_socket_permissions", "0700")
+	set("shared_buffers", "32MB")
+	set("lc_messages", "C")
+	set("logging_collector", "off")
+	set("log_line_prefix", "%m [%p] %q%a ")
+	if s.SCRAM {
+		set("password_encryption", "scram-sha-256")
+	}
+	b.WriteString("\n# replication\n")
+	spare := fmt.Sprint(10 + s.Nodes)
+	set("wal_level", "replica")
+	set("wal_log_hints", "on") // pg_rewind needs it, or checksums
+	set("max_wal_senders", spare)
+	set("max_replication_slots", spare)
+	set("hot_standby", "on")
+	// pg_rewind copies the whole pg_wal of the new primary, segments that were
+	// recycled for later use as well, and a crash is followed by a replay from
+	// the last checkpoint: little of it lies about. pgbench runs as fast.
+	set("wal_recycle", "off")
+	set("min_wal_size", "32MB")
+	set("max_wal_size", "256MB")
+	set("wal_keep_size", "64MB")
+	set("max_slot_wal_keep_size", "1GB")
+	set("wal_retrieve_retry_interval", "200ms") // the default of 5s is what 1 of 5 promotions waits out
+	set("wal_receiver_timeout", "5s")
+	set("wal_sender_timeout", "10s")
+	set("restart_after_crash", "on")
+	if s.NoSync {
+		set("fsync", "off")
+	}
+	return b.String()
 }

@@ -26,7 +26,7 @@ var macros map[string]macro
 
 func init() {
 	macros = map[string]macro{
-		"cluster": {"cluster [nodes=3] [prefer=db3]: names the nodes, activates the rules, sets the default policy", (*Player).cluster},
+		"cluster": {"cluster [nodes=3] [prefer=db3] [bootstrap=db1]: names the nodes, activates the rules, sets the default policy", (*Player).cluster},
 		"running": {"running [nodes=3] [prefer=db3]: a healthy cluster, db1 its primary; tells only the outcome", (*Player).running},
 		"policy":  {"policy FIELD=VALUE…: changes the policy", (*Player).policy},
 		"agent":   {"agent NODE: its agent starts, with a guardian", (*Player).agent},
@@ -113,6 +113,7 @@ func (p *Player) cluster(name arg, a args) error {
 		count = n
 	}
 	prefer, _ := a.pop("prefer")
+	first, _ := a.pop("bootstrap")
 	var members []events.Member
 	for i := range count {
 		m := events.Member{ID: i, Name: fmt.Sprintf("db%d", i+1), Host: "127.0.0.1", Port: 5432 + i, DataDir: fmt.Sprintf("/data/db%d", i+1), Weight: 1000}
@@ -121,7 +122,7 @@ func (p *Player) cluster(name arg, a args) error {
 		}
 		members = append(members, m)
 	}
-	if err := p.happen(events.ClusterFormed{Cluster: "shop", Members: members, Created: true, Actor: "anna"}, a); err != nil {
+	if err := p.happen(events.ClusterFormed{Cluster: "shop", Members: members, Created: true, Bootstrap: first, Actor: "anna"}, a); err != nil {
 		return err
 	}
 	if err := p.happen(events.RulesActivated{RuleSet: events.RuleSet, Actor: "anna"}, nil); err != nil {

@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 // Actions are the actions for which an executor exists.
 var Actions = []events.Action{
 	events.ActPromote, events.ActResume, events.ActFence, events.ActDemote, events.ActPosition,
-	events.ActFollow, events.ActSettle, events.ActRecover, events.ActStop, events.ActClean,
+	events.ActFollow, events.ActSettle, events.ActRecover, events.ActStop, events.ActClean, events.ActInit,
 }
 
 // Witness checks what must hold of every log, whatever happened and whoever
@@ -64,6 +65,10 @@ func (w *Witness) Step(e events.Event, void bool) []string {
 		if d.Name == "lease" && d.BasedOn == e.Seq-1 {
 			w.rung, w.rungSeq = d, e.Seq
 		}
+	case events.ClusterFormed: // a node that was left out is a new one when it is named again
+		maps.DeleteFunc(w.statuses, func(name string, _ int) bool {
+			return !slices.ContainsFunc(d.Members, func(m events.Member) bool { return m.Name == name })
+		})
 	case events.PostgresDead:
 		w.dead[d.Node] = deathSeen{e.Seq, d.StandbySignal}
 	case events.LeaseAcquired:

@@ -7,6 +7,8 @@
 #   scripts/setup.sh              PostgreSQL and gcc
 #   scripts/setup.sh postgresql   PostgreSQL only: enough for the demo
 #   scripts/setup.sh gcc          gcc only
+#   scripts/setup.sh debootstrap  to make a Debian image where no registry answers
+#   scripts/setup.sh compose      docker compose, or docker-compose
 set -euo pipefail
 
 readonly OLDEST=13 NEWEST=18
@@ -26,6 +28,11 @@ postgresql_found() {
 	done
 	return 1
 }
+
+debootstrap_found() { as_root sh -c 'command -v debootstrap' >/dev/null 2>&1; }
+
+# Either generation reads docker-compose.yml.
+compose_found() { docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null 2>&1; }
 
 gcc_found() { command -v "${CC:-gcc}" >/dev/null 2>&1; }
 
@@ -76,8 +83,10 @@ main() {
 	for item in "${wanted[@]}"; do
 		case "$item" in
 		postgresql) postgresql_found || missing+=(postgresql) ;;
+		debootstrap) debootstrap_found || missing+=(debootstrap) ;;
+		compose) compose_found || missing+=(docker-compose) ;;
 		gcc) gcc_found || missing+=(gcc libc6-dev) ;;
-		*) fail "unknown item \"$item\"; give postgresql, gcc, or nothing for both" ;;
+		*) fail "unknown item \"$item\"; give postgresql, gcc, compose, debootstrap, or nothing for postgresql and gcc" ;;
 		esac
 	done
 	[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"

@@ -24,6 +24,7 @@ type globals struct {
 	dir     string
 	output  string
 	verbose bool
+	log     config.Log // of the environment
 }
 
 func (g *globals) addFlags(root *cobra.Command) {
@@ -36,6 +37,10 @@ func (g *globals) addFlags(root *cobra.Command) {
 			return usage("--output is %q; it must be text or json", g.output)
 		}
 		g.dir = config.Dir(g.dir, os.Getenv)
+		var err error
+		if g.log, err = config.LoadLog(os.Environ()); err != nil {
+			return codedError{exitUsage, err}
+		}
 		return nil
 	}
 }
@@ -83,6 +88,38 @@ func readAddress(dir string) (address, error) {
 	return a, nil
 }
 
+// address is where the log is: what INTERREX_LOG_URL says, else what whoever
+// serves it on this host has written down.
+func (g *globals) address() (address, error) {
+	if g.log.URL != "" {
+		return address{URL: g.log.URL, Cluster: g.log.Cluster}, nil
+	}
+	return readAddress(g.dir)
+}
+
+// whence says where the address of the log stands, for messages.
+func (g *globals) whence() string {
+	if g.log.URL != "" {
+		return config.Prefix + "LOG_URL"
+	}
+	return addressFile(g.dir)
+}
+
+// keys is the directory of the log's keys.
+func (g *globals) keys() string {
+	if g.log.Keys != "" {
+		return g.log.Keys
+	}
+	return keysDir(g.dir)
+}
+
+func (g *globals) key(role natslog.Role) string {
+	if g.log.KeyFile != "" {
+		return g.log.KeyFile
+	}
+	return natslog.KeyFile(g.keys(), role)
+}
+
 func writeAddress(dir string, a address) error {
 	b, err := json.Marshal(a)
 	if err != nil {
@@ -107,7 +144,7 @@ func (g *globals) openLog(ctx context.Context, role natslog.Role, name string) (
 }
 
 func (g *globals) openLogWithin(ctx context.Context, patience time.Duration, role natslog.Role, name string) (*natslog.Log, error) {
-	a, err := readAddress(g.dir)
+	a, err := g.address()
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +154,9 @@ func (g *globals) openLogWithin(ctx context.Context, patience time.Duration, rol
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	log, err := g.openLogOf(wait, nil, role, name)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && g.log.URL != "" {
+		return nil, fmt.Errorf("the log at %s (INTERREX_LOG_URL) did not answer for %s: does interrex controller --serve-log run there, with that INTERREX_LOG_LISTEN, and does this host reach it? %w", a.URL, patience, err)
+	}
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return nil, fmt.Errorf("the log at %s (process %d, by %s) did not answer for %s: is interrex up running? If not, start it with: interrex up --dir %s: %w",
 			a.URL, a.PID, addressFile(g.dir), patience, g.dir, err)
@@ -126,24 +166,32 @@ func (g *globals) openLogWithin(ctx context.Context, patience time.Duration, rol
 
 // openLogOf does so without a network when this very process serves the log.
 func (g *globals) openLogOf(ctx context.Context, srv *natslog.Server, role natslog.Role, name string) (*natslog.Log, error) {
-	a, err := readAddress(g.dir)
+	a, err := g.address()
 	if err != nil {
 		return nil, err
 	}
-	key := natslog.KeyFile(keysDir(g.dir), role)
-	if _, err := os.ReadFile(key); err != nil {
+	key := g.key(role)
+	if _, err := os.ReadFile(key); err != nil && g.log.KeyFile != "" {
+		return nil, fmt.Errorf("INTERREX_LOG_KEY_FILE: the key of the log cannot be read: %w", err)
+	} else if err != nil {
 		return nil, fmt.Errorf("the key of the log cannot be read: %w; run this as the owner of %s or as root", err, g.dir)
 	}
 	if srv != nil {
 		return natslog.Dial(ctx, natslog.DialOptions{Cluster: a.Cluster, KeyFile: key, Name: name, Server: srv})
 	}
 	return natslog.Dial(ctx, natslog.DialOptions{
-		Cluster: a.Cluster, KeyFile: key, Name: name,
+		Cluster: a.Cluster, KeyFile: key, Name: name, CAFile: g.log.TLSCA,
 		Locate: func() (string, error) {
-			now, err := readAddress(g.dir)
+			now, err := g.address()
 			return now.URL, err
 		},
 	})
+}
+
+// compactJSON is one line.
+func compactJSON(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
 }
 
 // printJSON writes one indented JSON value.

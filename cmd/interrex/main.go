@@ -106,6 +106,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule, 4 not decided in tim
 	g.addFlags(root)
 	root.AddCommand(
 		newDemoCommand(g), newUpCommand(g), newAgentCommand(g), newControllerCommand(g), newGuardianCommand(), newOnHostCommand(),
+		newInContainerCommand(g), newComposeSecretsCommand(), newClientCommand(g), newComposeDemoCommand(),
 		newStatusCommand(g), newLogCommand(g), newExplainCommand(g), newReplayCommand(g),
 		newSwitchoverCommand(g), newFailoverCommand(g), newRecoverCommand(g), newDetachCommand(g), newAttachCommand(g),
 		newPauseCommand(g), newResumeCommand(g), newPolicyCommand(g), newDSNCommand(g), newSubscriberCommand(g), newBenchCommand(g), newVersionCommand(g),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"github.com/interrex-ha/interrex/events/natslog"
 	"github.com/interrex-ha/interrex/executors"
 	"github.com/interrex-ha/interrex/executors/local"
+	"github.com/interrex-ha/interrex/fsm"
 )
 
 func newAgentCommand(g *globals) *cobra.Command {
@@ -30,7 +32,7 @@ func newAgentCommand(g *globals) *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			outliveReaders()
-			t, err := loadTopology(g.dir)
+			t, err := g.partTopology()
 			if err != nil {
 				return err
 			}
@@ -42,8 +44,16 @@ func newAgentCommand(g *globals) *cobra.Command {
 			if t.Place(node) == "" {
 				owner = t.Postgres(node).DataDir
 			}
+			if _, ok := t.(described); ok && !exists(owner) {
+				owner = "" // to be made
+			}
 			if err := dropRoot(g.dir, owner); err != nil {
 				return err
+			}
+			if d, ok := t.(described); ok {
+				if t, err = d.local(node); err != nil {
+					return err
+				}
 			}
 			return g.runAgent(cmd.Context(), t, node, cmd)
 		},
@@ -83,6 +93,10 @@ func (g *globals) runAgent(ctx context.Context, t topology, node string, cmd *co
 		return err
 	}
 	defer log.Close()
+	fresh, err := g.describedHere(ctx, t, node, log)
+	if err != nil {
+		return err
+	}
 	var peers []agent.Peer
 	for _, m := range t.Members() {
 		if m.Name != node {
@@ -104,7 +118,7 @@ func (g *globals) runAgent(ctx context.Context, t topology, node string, cmd *co
 	}
 	err = agent.New(agent.Config{
 		Node: node, Dir: dir, Log: log, Postgres: p, Peers: peers, Created: t.Created(), Version: version, Logger: logger,
-		Guardian: guardian, Place: t.Place(node), Scripts: scripts,
+		Guardian: guardian, Place: t.Place(node), Scripts: scripts, NewCluster: fresh,
 		Upstream: func(primary string) (executors.Upstream, error) {
 			if _, err := memberArg(t, primary); err != nil {
 				return executors.Upstream{}, err
@@ -135,7 +149,7 @@ func agentScripts(t topology) (agent.Scripts, error) {
 // stop: nothing was begun.
 func (g *globals) awaitLog(ctx context.Context, role natslog.Role, name string, logger *slog.Logger) (*natslog.Log, error) {
 	say := time.AfterFunc(answerWait/2, func() {
-		logger.Warn("the log does not answer; waiting for it: is interrex up, or interrex controller --serve-log, running?", "address", addressFile(g.dir))
+		logger.Warn("the log does not answer; waiting for it: is interrex up, or interrex controller --serve-log, running?", "address", g.whence())
 	})
 	defer say.Stop()
 	return g.openLogOf(ctx, nil, role, name)
@@ -165,7 +179,7 @@ func newControllerCommand(g *globals) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			outliveReaders()
-			t, err := loadTopology(g.dir) // before dropRoot, which makes the directory
+			t, err := g.partTopology() // before dropRoot, which makes the directory
 			if err != nil {
 				return err
 			}
@@ -179,6 +193,11 @@ func newControllerCommand(g *globals) *cobra.Command {
 					return err
 				}
 				defer srv.Shutdown()
+				if d, ok := t.(described); ok {
+					if err := g.begin(ctx, srv, d); err != nil {
+						return err
+					}
+				}
 			}
 			log, err := g.openLog(ctx, natslog.RoleController, "controller")
 			if err != nil {
@@ -216,15 +235,18 @@ func (g *globals) control(ctx context.Context, log events.Log, cmd *cobra.Comman
 // earlier run is used again when it is free: clients that are still there find
 // the log sooner.
 func (g *globals) serveLog(cluster string, cmd *cobra.Command) (*natslog.Server, error) {
-	if err := natslog.EnsureKeys(keysDir(g.dir)); err != nil {
+	if err := natslog.EnsureKeys(g.keys()); err != nil {
 		return nil, err
 	}
 	o := natslog.ServerOptions{
-		Cluster: cluster, StoreDir: storeDir(g.dir), KeysDir: keysDir(g.dir), Port: lastPort(g.dir),
-		Logger: g.logger(cmd.ErrOrStderr(), "log"),
+		Cluster: cluster, StoreDir: storeDir(g.dir), KeysDir: g.keys(), Port: lastPort(g.dir),
+		Logger: g.logger(cmd.ErrOrStderr(), "log"), TLSCert: g.log.TLSCert, TLSKey: g.log.TLSKey,
+	}
+	if g.log.Listen != "" {
+		o.Host, o.Port = listenAt(g.log.Listen)
 	}
 	srv, err := natslog.StartServer(o)
-	if err != nil && o.Port != 0 {
+	if err != nil && o.Port != 0 && g.log.Listen == "" {
 		o.Port = 0
 		srv, err = natslog.StartServer(o)
 	}
@@ -236,4 +258,69 @@ func (g *globals) serveLog(cluster string, cmd *cobra.Command) (*natslog.Server,
 		return nil, fmt.Errorf("serve the log: %w", err)
 	}
 	return srv, nil
+}
+
+// listenAt takes HOST:PORT apart, which config has checked; no host is every
+// address.
+func listenAt(s string) (string, int) {
+	host, port, _ := net.SplitHostPort(s)
+	n, _ := strconv.Atoi(port)
+	if host == "" {
+		host = "0.0.0.0"
+	}
+	return host, n
+}
+
+// begin writes the first events of a log that serves several hosts, or checks
+// that the one there is of this cluster.
+func (g *globals) begin(ctx context.Context, srv *natslog.Server, d described) error {
+	log, err := g.openLogOf(ctx, srv, natslog.RoleOperator, "controller")
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	s, err := foldAll(ctx, log, nil)
+	if err != nil {
+		return err
+	}
+	if err := g.wentBackwards(s); err != nil {
+		return err
+	}
+	add := func(data events.Data) error {
+		_, err := appendAs(ctx, log, "operator/"+data.Key(), data)
+		return err
+	}
+	if err := genesis(g, s, d.Config, d, add); err != nil {
+		return err
+	}
+	if s.Phase == events.Forming {
+		return add(startupNote())
+	}
+	return nil
+}
+
+// describedHere waits until the log names the cluster, so that an agent whose
+// host is described differently says so before it does anything. The function
+// makes the first server of a new cluster; nil where servers were made before.
+func (g *globals) describedHere(ctx context.Context, t topology, node string, log events.Log) (func() executors.NewCluster, error) {
+	d, ok := t.(described)
+	if !ok {
+		return nil, nil
+	}
+	var s fsm.State
+	err := followState(ctx, log, func(_ events.Event, now fsm.State) (bool, error) {
+		s = now
+		return len(now.Nodes) > 0, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if s.Cluster != d.Cluster {
+		return nil, fmt.Errorf("the log at %s is of cluster %q, and INTERREX_CLUSTER says %q: correct it on this host", g.whence(), s.Cluster, d.Cluster)
+	}
+	if err := sameMembers(g.whence(), s, d); err != nil {
+		return nil, fmt.Errorf("%w, or correct the INTERREX_NODE_ variables: they are the same on every host", err)
+	}
+	fresh, err := d.newCluster(node)
+	return func() executors.NewCluster { return fresh }, err
 }

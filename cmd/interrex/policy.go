@@ -117,7 +117,7 @@ func newDSNCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "dsn", Short: "Print the multi-host connection URI: libpq and pgx find the primary by it", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			t, err := loadTopology(g.dir)
+			t, err := g.partTopology()
 			if err != nil {
 				return err
 			}
@@ -152,6 +152,9 @@ func genesis(g *globals, s fsm.State, cfg config.Config, t topology, add func(ev
 	if s.Seq == 0 {
 		p := cfg.Policy
 		formed := events.ClusterFormed{Cluster: t.Name(), Members: t.Members(), Created: t.Created(), Actor: r.Actor}
+		if d, ok := t.(described); ok {
+			formed.Bootstrap = d.Bootstrap
+		}
 		for _, d := range []events.Data{
 			formed, events.RulesActivated{RuleSet: events.RuleSet, Actor: r.Actor},
 			events.PolicySet{Policy: p, Hash: p.Hash(), Actor: r.Actor, Who: r.Who, Reason: "first start"},

@@ -56,6 +56,7 @@ type DialOptions struct {
 	Server  *Server                // a server in this process; no TCP is used
 	KeyFile string                 // required, see KeyFile; read once, so that privileges can be dropped afterwards
 	Cluster string                 // required
+	CAFile  string                 // authority of the server's certificate, with TLS; empty: the system's
 	Name    string                 // of this client, shown by the server
 }
 
@@ -207,6 +208,9 @@ func (l *Log) connect() (*session, error) {
 		nats.ReconnectBufSize(-1),
 		nats.ClosedHandler(func(*nats.Conn) { close(s.gone) }),
 		nats.ErrorHandler(l.asyncError),
+	}
+	if l.opts.CAFile != "" {
+		options = append(options, nats.RootCAs(l.opts.CAFile))
 	}
 	if l.opts.Server != nil {
 		// A pipe inside the process does not fall silent: nothing to ping for.

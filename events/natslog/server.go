@@ -21,11 +21,13 @@ import (
 
 // ServerOptions says where an embedded log lives and listens.
 type ServerOptions struct {
-	Cluster  string       // required
-	StoreDir string       // required: made 0700 when missing; one server at a time
-	KeysDir  string       // required: see EnsureKeys
-	Host     string       // 127.0.0.1 when empty
-	Port     int          // 0: any free one, see Server.URL
+	Cluster  string // required
+	StoreDir string // required: made 0700 when missing; one server at a time
+	KeysDir  string // required: see EnsureKeys
+	Host     string // 127.0.0.1 when empty
+	Port     int    // 0: any free one, see Server.URL
+	TLSCert  string // file; with TLSKey clients over TCP must use TLS
+	TLSKey   string
 	Logger   *slog.Logger // of the server's warnings and errors; nil: slog.Default()
 
 	// lazySync leaves writes to the page cache, so that a benchmark can fill a
@@ -45,6 +47,9 @@ type Server struct {
 // startTimeout bounds the server's start: a store of a million events whose
 // index is lost takes about 2 s to read.
 const startTimeout = 60 * time.Second
+
+// tlsTimeout bounds a client's handshake.
+const tlsTimeout = 2 * time.Second
 
 // StartServer starts the log of a cluster and returns when clients can connect.
 // It makes keys and stream at the first start. It fails, naming the cause, when
@@ -121,8 +126,21 @@ func (s *Server) start(o ServerOptions) error {
 	if err := logger.failed(); err != nil {
 		return fmt.Errorf("natslog: listen on %s: %w", net.JoinHostPort(o.Host, strconv.Itoa(o.Port)), err)
 	}
-	s.url = "nats://" + ns.Addr().String()
+	s.url = reachable(ns.Addr(), o.TLSCert != "")
 	return nil
+}
+
+// reachable is the URL of a listener for clients of this host: one on every
+// address is no address to connect to.
+func reachable(a net.Addr, tls bool) string {
+	scheme, at := "nats://", a.String()
+	if tls {
+		scheme = "tls://"
+	}
+	if tcp, ok := a.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		at = net.JoinHostPort("127.0.0.1", strconv.Itoa(tcp.Port))
+	}
+	return scheme + at
 }
 
 func serverOptions(o ServerOptions, admin nkeys.KeyPair) (*server.Options, error) {
@@ -148,6 +166,12 @@ func serverOptions(o ServerOptions, admin nkeys.KeyPair) (*server.Options, error
 	opts.JetStream = true
 	opts.StoreDir = o.StoreDir
 	opts.SyncAlways = !o.lazySync
+	if o.TLSCert != "" {
+		opts.TLS, opts.TLSTimeout = true, tlsTimeout.Seconds()
+		if opts.TLSConfig, err = server.GenTLSConfig(&server.TLSConfigOpts{CertFile: o.TLSCert, KeyFile: o.TLSKey, Timeout: opts.TLSTimeout}); err != nil {
+			return nil, fmt.Errorf("natslog: certificate %s and key %s of the log's server: %w", o.TLSCert, o.TLSKey, err)
+		}
+	}
 	return opts, nil
 }
 
