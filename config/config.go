@@ -11,6 +11,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -34,7 +35,8 @@ type Config struct {
 	Cluster       string // DefaultCluster when not set
 	Nodes         []Node // by id, without gaps; empty when no INTERREX_NODE_ variable is set
 	SSHConfig     string // of the ssh client; empty: ~/.ssh/config
-	LogUnsafeSync bool   // an external log that acknowledges before fsync is accepted
+	API           API
+	LogUnsafeSync bool // an external log that acknowledges before fsync is accepted
 
 	// Policy is events.DefaultPolicy with the INTERREX_POLICY_ variables put in;
 	// it passes Policy.Check. PolicySet names its fields that a variable set, by
@@ -42,6 +44,15 @@ type Config struct {
 	// for one of them is a contradiction, for the other fields it is not.
 	Policy    events.Policy
 	PolicySet []string
+}
+
+// API is where the HTTP API listens and whom it trusts. Empty strings were not
+// given; files are absolute paths.
+type API struct {
+	Listen    string
+	TokenFile string
+	CertFile  string
+	KeyFile   string
 }
 
 // Node is one PostgreSQL as the environment describes it. Empty strings and a
@@ -147,8 +158,21 @@ func (c *Config) general(vars map[string]string, errs *findings) {
 	if g.SSHConfig != "" && !filepath.IsAbs(g.SSHConfig) {
 		errs.add(Prefix+"SSH_CONFIG", g.SSHConfig, right(g, "SSH_CONFIG")+": it begins with /")
 	}
+	c.api(g, errs)
 	if err := events.CheckName(c.Cluster); err != nil {
 		errs.add(Prefix+"CLUSTER", c.Cluster, err.Error())
+	}
+}
+
+func (c *Config) api(g generalVariables, errs *findings) {
+	c.API = API{g.APIListen, clean(g.APITokenFile), clean(g.APICertFile), clean(g.APIKeyFile)}
+	if _, _, err := net.SplitHostPort(g.APIListen); g.APIListen != "" && err != nil {
+		errs.add(Prefix+"API_LISTEN", g.APIListen, right(g, "API_LISTEN")+", like 127.0.0.1:8008")
+	}
+	for _, f := range []struct{ name, value string }{{"API_TOKEN_FILE", g.APITokenFile}, {"API_CERT_FILE", g.APICertFile}, {"API_KEY_FILE", g.APIKeyFile}} {
+		if f.value != "" && !filepath.IsAbs(f.value) {
+			errs.add(Prefix+f.name, f.value, right(g, f.name)+": it begins with /")
+		}
 	}
 }
 

@@ -16,6 +16,10 @@ type generalVariables struct {
 	Dir           string `env:"DIR" right:"a directory" default:"/var/lib/interrex as root, else $XDG_STATE_HOME/interrex or ~/.local/state/interrex" about:"Where the log, keys and journals of this host are kept. The flag --dir goes before it."`
 	Cluster       string `env:"CLUSTER" envDefault:"main" right:"a name" about:"Name of the cluster: a-z, 0-9, _ and -, at most 32 characters. Part of the stream's name."`
 	SSHConfig     string `env:"SSH_CONFIG" right:"an absolute path" default:"~/.ssh/config" about:"Configuration file of the ssh client for nodes with EXECUTOR=ssh: aliases, ProxyJump, IdentityFile, UserKnownHostsFile. ssh: -F."`
+	APIListen     string `env:"API_LISTEN" right:"HOST:PORT" default:"127.0.0.1:8008 for interrex api; interrex up has no API unless this is set" about:"Where the HTTP API listens, of interrex api and inside interrex up. The flags --listen and --api go before it. Anything but a loopback address needs a token."`
+	APITokenFile  string `env:"API_TOKEN_FILE" right:"an absolute path" default:"none: loopback only" about:"File with the token that the HTTP API asks for (Authorization: Bearer), one line of at least 16 characters, mode 0600, readable for the account that interrex runs as. Health checks and metrics need none."`
+	APICertFile   string `env:"API_CERT_FILE" right:"an absolute path" default:"none: plain HTTP" about:"Certificate of the HTTP API, PEM, with what lies between it and its authority. Together with API_KEY_FILE."`
+	APIKeyFile    string `env:"API_KEY_FILE" right:"an absolute path" default:"none: plain HTTP" about:"Private key of that certificate, PEM."`
 	LogUnsafeSync bool   `env:"LOG_UNSAFE_SYNC" envDefault:"false" right:"true or false" about:"No effect in this release, whose log is embedded. Accept an external NATS server that acknowledges before it has written to disk. A power cut can then take back decisions: for tests only."`
 }
 
