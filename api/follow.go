@@ -35,6 +35,7 @@ var errStop = errors.New("stop")
 type follower struct {
 	log     events.Log
 	stale   time.Duration
+	keep    int // keepEvents
 	metrics *metrics
 
 	mu        sync.Mutex
@@ -72,7 +73,7 @@ type asked struct {
 
 func newFollower(log events.Log, stale time.Duration, m *metrics) *follower {
 	return &follower{
-		log: log, stale: stale, metrics: m, fold: fsm.NewFolder(), requests: map[uint64]*asked{}, byID: map[string]*asked{},
+		log: log, stale: stale, keep: keepEvents, metrics: m, fold: fsm.NewFolder(), requests: map[uint64]*asked{}, byID: map[string]*asked{},
 		news: make(chan struct{}),
 	}
 }
@@ -192,9 +193,9 @@ func (f *follower) remember(e events.Event, s fsm.State) {
 			f.requests[e.Seq], f.byID[e.ID] = a, a
 		}
 	}
-	if f.kept = append(f.kept, e); len(f.kept) > keepEvents {
-		f.forgotten = f.kept[keepEvents/2].Seq
-		f.kept = slices.Clone(f.kept[keepEvents/2+1:])
+	if f.kept = append(f.kept, e); len(f.kept) > f.keep {
+		f.forgotten = f.kept[f.keep/2].Seq
+		f.kept = slices.Clone(f.kept[f.keep/2+1:])
 	}
 }
 

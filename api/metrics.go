@@ -33,8 +33,9 @@ type metrics struct {
 	failovers *prometheus.CounterVec
 	durations *prometheus.HistogramVec
 
-	began time.Time // the phase, by the time in the log
-	asked bool      // the primary's loss began with an operator's failover
+	began   time.Time // the phase, by the time in the log
+	asked   bool      // the primary's loss began with an operator's failover
+	primary string    // of the term before
 }
 
 func newMetrics() *metrics {
@@ -65,12 +66,13 @@ func (m *metrics) seen(e events.Event, before events.Phase, since uint64, s fsm.
 	if !ok || s.LastDecision != e.Seq {
 		return
 	}
-	if _, failover := requestOf(d); failover {
+	if on := fsm.Trigger(d.Trigger); on == fsm.FailoverAsked || on == fsm.FailoverAccepted {
 		m.asked = true
 	}
 	if d.Grant != nil && s.Grant.Begun == e.Seq && d.Grant.Term > 1 {
 		m.failovers.WithLabelValues(m.kind(before, d)).Inc()
 	}
+	m.primary = s.Primary
 	if s.PhaseSince == since {
 		return
 	}
@@ -81,16 +83,9 @@ func (m *metrics) seen(e events.Event, before events.Phase, since uint64, s fsm.
 	}
 }
 
-// requestOf returns the operator's request that a decision answers, and whether
-// it was for a failover.
-func requestOf(d events.Decided) (uint64, bool) {
-	on := fsm.Trigger(d.Trigger)
-	return d.Request, d.Request != 0 && (on == fsm.FailoverAsked || on == fsm.FailoverAccepted)
-}
-
 func (m *metrics) kind(before events.Phase, d events.Decided) string {
 	switch {
-	case d.Proof != nil && d.Proof.Node == d.Grant.Node || d.Trigger == string(fsm.LastPrimaryReady):
+	case d.Grant.Node == m.primary:
 		return kindResumed
 	case m.asked:
 		return kindRequested

@@ -24,6 +24,7 @@ import (
 const (
 	defaultWait = 30 * time.Second
 	maxWait     = time.Minute
+	minAsk      = 2 * time.Second // for the log to take the request
 	catchUpTime = 5 * time.Second
 )
 
@@ -149,7 +150,9 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, v verb) error {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{}) // the body is read; the answer takes its time
 	_ = control.SetWriteDeadline(time.Now().Add(catchUpTime + wait + writeTimeout))
-	req, err := s.ask(r.Context(), data, key)
+	asking, cancel := context.WithTimeout(r.Context(), max(wait, minAsk))
+	defer cancel()
+	req, err := s.ask(asking, data, key)
 	if err != nil {
 		return err
 	}
