@@ -52,7 +52,7 @@ func writeError(w http.ResponseWriter, err error) {
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
 	}
-	_ = writeJSON(w, f.status, Error{Error: f.text, Status: f.status, Request: f.request})
+	_ = writeJSON(w, f.status, Error{Error: strings.ReplaceAll(f.text, "\n", "; "), Status: f.status, Request: f.request})
 }
 
 // writeJSON writes one indented JSON value, as the commands do.

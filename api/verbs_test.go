@@ -129,6 +129,35 @@ func TestIdempotency(t *testing.T) {
 	}
 }
 
+// forgetful is a log as JetStream's two minutes later: an ID that it has stored is
+// stored again.
+type forgetful struct {
+	events.Log
+	known map[string]bool
+}
+
+func (l forgetful) Append(ctx context.Context, d events.Draft) (events.Event, error) {
+	if l.known[d.ID] {
+		d.ID = uuid.NewString()
+	}
+	l.known[d.ID] = true
+	return l.Log.Append(ctx, d)
+}
+
+// TestIdempotencyForEver: the log's own memory of IDs is short, the key's is not.
+func TestIdempotencyForEver(t *testing.T) {
+	w := running(t, nil)
+	w.decide()
+	ask := forgetful{w.log, map[string]bool{}}
+	for range 3 { // each an API of its own
+		w.serve(func(o *Options) { o.Ask = ask })
+		w.post("/v1/pause", `{"reason":"x"}`, "Idempotency-Key", "k").is(t, "pause", 200, "decided")
+	}
+	if n := w.count("pause-requested"); n != 1 {
+		t.Errorf("%d pauses are stored, want 1", n)
+	}
+}
+
 // deaf stores what it is given, and does not say so.
 type deaf struct{ events.Log }
 
