@@ -29,9 +29,9 @@ func stream(t *testing.T, url, last string, enough func(frame) bool) []frame {
 	defer cancel()
 	body := open(ctx, t, url, last)
 	defer body.Close()
-	got := frames(t, body, enough)
-	if ctx.Err() != nil {
-		t.Fatalf("%s: what was waited for did not come within %s", url, patience)
+	got, err := frames(t, body, enough)
+	if err != nil {
+		t.Fatalf("%s: what was waited for did not come within %s: %v", url, patience, err)
 	}
 	return got
 }
@@ -56,10 +56,10 @@ func open(ctx context.Context, t *testing.T, url, last string) io.ReadCloser {
 	return resp.Body
 }
 
-// frames reads events until enough says so or nothing comes any more.
-func frames(t *testing.T, body io.Reader, enough func(frame) bool) (got []frame) {
+// frames reads events until enough says so or the stream ends; err says that it
+// was cut off.
+func frames(t *testing.T, body io.Reader, enough func(frame) bool) (got []frame, err error) {
 	t.Helper()
-	var err error
 	var f frame
 	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, 1<<20)
@@ -80,11 +80,11 @@ func frames(t *testing.T, body io.Reader, enough func(frame) bool) (got []frame)
 		}
 		got = append(got, f)
 		if enough(f) {
-			return got
+			return got, nil
 		}
 		f = frame{}
 	}
-	return got
+	return got, lines.Err()
 }
 
 // TestAPIBesideACluster is an interrex api of its own: its readers go on where
@@ -92,7 +92,7 @@ func frames(t *testing.T, body io.Reader, enough func(frame) bool) (got []frame)
 // it holds, and the command line shows the same.
 func TestAPIBesideACluster(t *testing.T) {
 	c := newCluster(t)
-	listen := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	listen := fmt.Sprintf("127.0.0.1:%d", freePort(t, 1))
 	serve := func() (*process, string) {
 		p := start(t, nil, binary, "api", "--dir", c.dir, "--listen", listen, "--node", "db2")
 		url := p.serves()
@@ -116,8 +116,8 @@ func TestAPIBesideACluster(t *testing.T) {
 		reader := open(ctx, t, url+"/v1/events/stream", "")
 		defer reader.Close()
 		p.stop() // though somebody reads
-		if frames(t, reader, func(frame) bool { return false }); ctx.Err() != nil {
-			t.Errorf("the stream did not end with the API")
+		if _, err := frames(t, reader, func(frame) bool { return false }); err != nil {
+			t.Errorf("the stream was cut off and not ended: %v", err)
 		}
 		wants(t, 200, `"status": "decided"`, "POST", c.url+"/v1/resume", `{}`)
 		p, url = serve()

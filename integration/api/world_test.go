@@ -256,16 +256,25 @@ func (c *cluster) shows() (s view.Status) {
 	return s
 }
 
-// freePort finds a port below those that the kernel gives to clients, so that it
-// is still free when a server is started again on it.
-func freePort(t *testing.T) int {
+// freePort finds the first of n consecutive ports below those that the kernel
+// gives to clients, so that they are still free when a server is started again.
+func freePort(t *testing.T, n int) int {
 	t.Helper()
-	for p := 21000 + os.Getpid()%8000; p < 32768; p++ {
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p)); err == nil {
+	const first, last = 21000, 32767
+	for p := first + os.Getpid()%8000; p+n-1 <= last; p++ {
+		free := 0
+		for free < n {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p+free))
+			if err != nil {
+				break
+			}
 			_ = l.Close()
+			free++
+		}
+		if free == n {
 			return p
 		}
 	}
-	t.Fatal("no free port")
+	t.Fatalf("there are no %d consecutive free ports between %d and %d", n, first, last)
 	return 0
 }
