@@ -11,6 +11,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -36,6 +37,7 @@ type Config struct {
 	Cluster       string // DefaultCluster when not set
 	Nodes         []Node // by id, without gaps; empty when no INTERREX_NODE_ variable is set
 	SSHConfig     string // of the ssh client; empty: ~/.ssh/config
+	API           API
 	Log           Log
 	Bootstrap     string // INTERREX_BOOTSTRAP: one of Nodes, or empty
 	LogUnsafeSync bool   // an external log that acknowledges before fsync is accepted
@@ -55,6 +57,15 @@ type Scripts struct {
 	FailoverWithin time.Duration  // for the script and until its effect is seen
 	FirstStage     string         // recovery_1st_stage_command: see pgpool.CheckScript; empty: none
 	RecoveryWithin time.Duration  // from pgpool_remote_start until the standby streams
+}
+
+// API is where the HTTP API listens and whom it trusts. Empty strings were not
+// given; files are absolute paths.
+type API struct {
+	Listen    string
+	TokenFile string
+	CertFile  string
+	KeyFile   string
 }
 
 // Node is one PostgreSQL as the environment describes it. Empty strings and a
@@ -165,6 +176,7 @@ func (c *Config) general(vars map[string]string, errs *findings) {
 		errs.add(Prefix+"SSH_CONFIG", g.SSHConfig, right(g, "SSH_CONFIG")+": it begins with /")
 	}
 	c.Log, c.Bootstrap = g.log(errs), g.Bootstrap
+	c.api(g, errs)
 	if err := events.CheckName(c.Cluster); err != nil {
 		errs.add(Prefix+"CLUSTER", c.Cluster, err.Error())
 	}
@@ -190,6 +202,18 @@ func (c *Config) scripts(vars map[string]string, errs *findings) {
 	}{{"SEARCH_PRIMARY_NODE_TIMEOUT", v.FailoverWithin}, {"RECOVERY_TIMEOUT", v.RecoveryWithin}} {
 		if d.d <= 0 && !errs.has(Prefix+d.name) {
 			errs.add(Prefix+d.name, d.d.String(), "it must be more than 0")
+		}
+	}
+}
+
+func (c *Config) api(g generalVariables, errs *findings) {
+	c.API = API{g.APIListen, clean(g.APITokenFile), clean(g.APICertFile), clean(g.APIKeyFile)}
+	if _, _, err := net.SplitHostPort(g.APIListen); g.APIListen != "" && err != nil {
+		errs.add(Prefix+"API_LISTEN", g.APIListen, right(g, "API_LISTEN")+", like 127.0.0.1:8008")
+	}
+	for _, f := range []struct{ name, value string }{{"API_TOKEN_FILE", g.APITokenFile}, {"API_CERT_FILE", g.APICertFile}, {"API_KEY_FILE", g.APIKeyFile}} {
+		if f.value != "" && !filepath.IsAbs(f.value) {
+			errs.add(Prefix+f.name, f.value, right(g, f.name)+": it begins with /")
 		}
 	}
 }

@@ -43,6 +43,7 @@ func TestEverythingSet(t *testing.T) {
 		"INTERREX_NODE_1_SSLMODE=verify-full", "INTERREX_NODE_1_WEIGHT=0.5", "INTERREX_NODE_1_PRIORITY=-3",
 		"INTERREX_POLICY_LEASE=6s", "INTERREX_POLICY_MAX_LAG=64MB",
 		"INTERREX_SSH_CONFIG=/etc/ix/ssh", "INTERREX_NODE_0_EXECUTOR=ssh", "INTERREX_NODE_0_SSH_HOST=gate-a", "INTERREX_NODE_0_SSH_USER=postgres", "INTERREX_NODE_0_SSH_PORT=2222",
+		"INTERREX_API_LISTEN=:8008", "INTERREX_API_TOKEN_FILE=/etc/ix//token", "INTERREX_API_CERT_FILE=/etc/ix/cert", "INTERREX_API_KEY_FILE=/etc/ix/key",
 		"INTERREX_NODE_0_SSH_KEY=/etc/id", "INTERREX_NODE_1_EXECUTOR=docker", "INTERREX_NODE_1_CONTAINER=pg-b",
 		"INTERREX_FAILOVER_COMMAND=/etc/pgpool-II/failover_stream.sh %d %H /tmp/trigger_file0", "INTERREX_SEARCH_PRIMARY_NODE_TIMEOUT=10s",
 		"INTERREX_RECOVERY_1ST_STAGE_COMMAND=basebackup.sh", "INTERREX_RECOVERY_TIMEOUT=2m",
@@ -57,7 +58,7 @@ func TestEverythingSet(t *testing.T) {
 	policy := events.DefaultPolicy()
 	policy.Lease, policy.MaxLag = events.Duration(6*time.Second), 64<<20
 	want := Config{
-		Dir: "/var/lib/ix", Cluster: "shop", LogUnsafeSync: true, SSHConfig: "/etc/ix/ssh", Policy: policy, PolicySet: []string{"lease", "max_lag"},
+		Dir: "/var/lib/ix", Cluster: "shop", LogUnsafeSync: true, SSHConfig: "/etc/ix/ssh", API: API{":8008", "/etc/ix/token", "/etc/ix/cert", "/etc/ix/key"}, Policy: policy, PolicySet: []string{"lease", "max_lag"},
 		Scripts: Scripts{Failover: failover, FailoverWithin: 10 * time.Second, FirstStage: "basebackup.sh", RecoveryWithin: 2 * time.Minute},
 		Nodes: []Node{
 			{ID: 0, Name: "pg-a", Host: "pg-a", DataDirectory: "/data/one", User: "postgres", SSLMode: "prefer", Weight: 1, Executor: "ssh",
@@ -114,6 +115,7 @@ func TestFindings(t *testing.T) {
 		{"a user in ssh's host", append(two, "INTERREX_NODE_0_EXECUTOR=ssh", "INTERREX_NODE_0_SSH_HOST=postgres@db"), []string{`INTERREX_NODE_0_SSH_HOST="postgres@db": … SSH_USER`}},
 		{"ssh's port and key", append(two, "INTERREX_NODE_0_EXECUTOR=ssh", "INTERREX_NODE_0_SSH_PORT=0", "INTERREX_NODE_0_SSH_KEY=id"), []string{`INTERREX_NODE_0_SSH_KEY="id": … absolute`, `INTERREX_NODE_0_SSH_PORT="0": … 1 to 65535`}},
 		{"one directory on one other host", []string{"INTERREX_NODE_0_DATA_DIRECTORY=/a", "INTERREX_NODE_0_EXECUTOR=ssh", "INTERREX_NODE_1_DATA_DIRECTORY=/a", "INTERREX_NODE_1_EXECUTOR=ssh"}, []string{"INTERREX_NODE_1_DATA_DIRECTORY: … data directory /a ssh 127.0.0.1 as node 0"}},
+		{"the API", []string{"INTERREX_API_LISTEN=8008", "INTERREX_API_TOKEN_FILE=token", "INTERREX_API_KEY_FILE=key"}, []string{`INTERREX_API_LISTEN="8008": … HOST:PORT`, `INTERREX_API_TOKEN_FILE="token": … absolute`, `INTERREX_API_KEY_FILE="key": … absolute`}},
 		{"a bool", []string{"INTERREX_LOG_UNSAFE_SYNC=maybe"}, []string{`INTERREX_LOG_UNSAFE_SYNC="maybe": it must be true or false`}},
 		{"no unit", []string{"INTERREX_POLICY_LEASE=5"}, []string{`INTERREX_POLICY_LEASE="5": … duration`}},
 		{"bytes", []string{"INTERREX_POLICY_MAX_LAG=16 parsecs"}, []string{`INTERREX_POLICY_MAX_LAG="16 parsecs": … bytes`}},

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/caarlos0/env/v11"
@@ -115,29 +114,4 @@ func blame(line string, names []string) []string {
 	return out
 }
 
-// parseBytes reads a number of bytes in PostgreSQL's units: multiples of 1024.
-func parseBytes(s string) (any, error) {
-	digits := strings.TrimRight(s, "kMGTiB")
-	var shift uint
-	switch s[len(digits):] {
-	case "", "B":
-	case "kB", "KiB", "kiB":
-		shift = 10
-	case "MB", "MiB":
-		shift = 20
-	case "GB", "GiB":
-		shift = 30
-	case "TB", "TiB":
-		shift = 40
-	default:
-		return nil, fmt.Errorf("%q has no unit of bytes", s)
-	}
-	n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 64)
-	if err != nil {
-		return nil, err
-	}
-	if n<<shift>>shift != n {
-		return nil, fmt.Errorf("%q is too large", s)
-	}
-	return n << shift, nil
-}
+func parseBytes(s string) (any, error) { return events.ParseBytes(s) }

@@ -25,6 +25,10 @@ type generalVariables struct {
 	LogTLSKey     string `env:"LOG_TLS_KEY" right:"an absolute path" default:"required with LOG_TLS_CERT" about:"Its private key."`
 	LogTLSCA      string `env:"LOG_TLS_CA" right:"an absolute path" default:"the system's authorities" about:"Certificate of the authority that clients of the log trust. Counts with LOG_URL=tls://…"`
 	Bootstrap     string `env:"BOOTSTRAP" right:"the name of a node" default:"none: the servers exist already" about:"For interrex controller --serve-log with INTERREX_NODE_ variables: the one node that is made from nothing when every node is empty. Written into a new log; the log is asked from then on, and an empty directory never begins a second cluster."`
+	APIListen     string `env:"API_LISTEN" right:"HOST:PORT" default:"127.0.0.1:8008 for interrex api; interrex up has no API unless this is set" about:"Where the HTTP API listens, of interrex api and inside interrex up. The flags --listen and --api go before it. Anything but a loopback address needs a token."`
+	APITokenFile  string `env:"API_TOKEN_FILE" right:"an absolute path" default:"none: loopback only" about:"File with the token that the HTTP API asks for (Authorization: Bearer), one line of at least 16 characters, mode 0600, readable for the account that interrex runs as. Health checks and metrics need none."`
+	APICertFile   string `env:"API_CERT_FILE" right:"an absolute path" default:"none: plain HTTP" about:"Certificate of the HTTP API, PEM, with what lies between it and its authority. Together with API_KEY_FILE."`
+	APIKeyFile    string `env:"API_KEY_FILE" right:"an absolute path" default:"none: plain HTTP" about:"Private key of that certificate, PEM."`
 	LogUnsafeSync bool   `env:"LOG_UNSAFE_SYNC" envDefault:"false" right:"true or false" about:"No effect in this release, whose log is embedded. Accept an external NATS server that acknowledges before it has written to disk. A power cut can then take back decisions: for tests only."`
 }
 

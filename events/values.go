@@ -75,6 +75,34 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// ParseBytes reads a number of bytes in PostgreSQL's units: 1048576, 1024kB, 1MB;
+// units are multiples of 1024.
+func ParseBytes(s string) (uint64, error) {
+	digits := strings.TrimRight(s, "kMGTiB")
+	var shift uint
+	switch s[len(digits):] {
+	case "", "B":
+	case "kB", "KiB", "kiB":
+		shift = 10
+	case "MB", "MiB":
+		shift = 20
+	case "GB", "GiB":
+		shift = 30
+	case "TB", "TiB":
+		shift = 40
+	default:
+		return 0, fmt.Errorf("events: %q has no unit of bytes", s)
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("events: %q is not a number of bytes like 16777216 or 16MB", s)
+	}
+	if n<<shift>>shift != n {
+		return 0, fmt.Errorf("events: %q is too large", s)
+	}
+	return n << shift, nil
+}
+
 // MaxNameLength bounds the names of clusters and nodes.
 const MaxNameLength = 32
 

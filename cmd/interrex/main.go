@@ -105,7 +105,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule, 4 not decided in tim
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return codedError{exitUsage, err} })
 	g.addFlags(root)
 	root.AddCommand(
-		newDemoCommand(g), newUpCommand(g), newAgentCommand(g), newControllerCommand(g), newGuardianCommand(), newOnHostCommand(),
+		newDemoCommand(g), newUpCommand(g), newAgentCommand(g), newControllerCommand(g), newAPICommand(g), newGuardianCommand(), newOnHostCommand(),
 		newInContainerCommand(g), newComposeSecretsCommand(), newClientCommand(g), newComposeDemoCommand(),
 		newStatusCommand(g), newLogCommand(g), newExplainCommand(g), newReplayCommand(g),
 		newSwitchoverCommand(g), newFailoverCommand(g), newRecoverCommand(g), newDetachCommand(g), newAttachCommand(g),

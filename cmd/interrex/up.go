@@ -31,6 +31,7 @@ type upOptions struct {
 	plan    bool
 	release bool
 	keep    bool
+	api     string
 }
 
 func newUpCommand(g *globals) *cobra.Command {
@@ -56,6 +57,7 @@ stopped: it goes on, without automatic failover, until up runs again.`,
 	f.BoolVar(&o.plan, "plan", false, "taking over: print what is found and what would be changed, and change nothing")
 	f.BoolVar(&o.release, "release", false, "take back what taking over changed; PostgreSQL goes on")
 	f.BoolVar(&o.keep, "keep-running", false, "at the end leave PostgreSQL running, as for a cluster that was taken over")
+	f.StringVar(&o.api, "api", "", "HOST:PORT of the HTTP API, as interrex api serves it (default $INTERREX_API_LISTEN, else none)")
 	return c
 }
 
@@ -90,11 +92,18 @@ func (g *globals) up(cmd *cobra.Command, o upOptions) error {
 		return err
 	}
 	defer lock.Close()
+	door, err := doorOf(cfg.API, o.api) // before anything is made or started
+	if err != nil {
+		return err
+	}
+	if door != nil {
+		defer door.Close()
+	}
 	t, err := g.topology(cmd, cfg, o)
 	if err != nil {
 		return err
 	}
-	return g.runUp(cmd, cfg, o, t)
+	return g.runUp(cmd, cfg, o, t, door)
 }
 
 // lockUp makes sure that one interrex up runs for a directory.
@@ -154,7 +163,7 @@ func (g *globals) otherName(t topology) string {
 
 // runUp starts log, controller and agents, waits for the end, and stops them in
 // the other order.
-func (g *globals) runUp(cmd *cobra.Command, cfg config.Config, o upOptions, t topology) error {
+func (g *globals) runUp(cmd *cobra.Command, cfg config.Config, o upOptions, t topology, door *door) error {
 	ctx := cmd.Context()
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -196,6 +205,11 @@ func (g *globals) runUp(cmd *cobra.Command, cfg config.Config, o upOptions, t to
 	if err := g.keepTaken(t); err != nil {
 		return err
 	}
+	endAPI, err := g.apiInside(work, cmd, door, srv)
+	if err != nil {
+		return err
+	}
+	defer endAPI()
 	failed := make(chan error, 1)
 	if !o.join {
 		control, err := g.openLogOf(work, srv, natslog.RoleController, "controller")

@@ -65,6 +65,10 @@ var Rules = []Rule{
 		Why: "the agent decides nothing: it uses fsm/lease and fsm/journal only",
 	},
 	{Packages: "api(/.*)?", Never: []string{"./controller", "./agent", "./gateway"}, Why: whyBeside},
+	{
+		Packages: "api(/.*)?", Never: []string{"./events/natslog", "./config", "./adopt", "./probes", "./executors", "os/exec", "github.com/jackc", "github.com/nats-io"},
+		Why: "the API is given a log and knows nothing but what stands in it",
+	},
 	{Packages: "gateway(/.*)?", Never: []string{"./controller", "./agent", "./api"}, Why: whyBeside},
 	{
 		Packages: "(probes|executors)(/.*)?", Never: []string{"./fsm", "./controller", "./agent", "./api", "./gateway", "github.com/nats-io"},
