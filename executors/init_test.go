@@ -63,6 +63,14 @@ func TestInit(t *testing.T) {
 		}
 	}
 	s.exec("select 1") // and it was not touched
+
+	kept := newNothing(t) // its data is in a recovery's keeping
+	if err := os.MkdirAll(kept.DataDir+".interrex-rejoin", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := executors.Init(within(t), kept.Postgres, kept.cluster(7)); !errors.Is(err, executors.ErrNotEmpty) {
+		t.Errorf("beside data that a recovery keeps: %v", err)
+	}
 }
 
 // TestInitFails: a statement that fails leaves nothing that could be taken for
