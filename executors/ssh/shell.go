@@ -81,7 +81,7 @@ func (s *shell) session(ctx context.Context, l *link, script string) (*session, 
 				ssh.DiscardRequests(o.run.requests)
 			}
 		}()
-		return nil, context.Cause(ctx)
+		return nil, fmt.Errorf("%s has not opened a session by then: %w", l.to, context.Cause(ctx))
 	}
 }
 

@@ -1,0 +1,11 @@
+package remote
+
+import "github.com/interrex-ha/interrex/executors"
+
+// Packed is the script that starts a program, as it is sent.
+func Packed(c executors.Command) ([]byte, error) {
+	script, err := startScript("marker", c)
+	return packed(script), err
+}
+
+var Quote = quote
