@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/interrex-ha/interrex/executors"
 	"github.com/interrex-ha/interrex/executors/docker"
+	"github.com/interrex-ha/interrex/internal/cuttest"
 )
 
 func hello(ctx context.Context, r *docker.Runner) error {
@@ -203,6 +205,38 @@ func TestContainerEndsUnderACommand(t *testing.T) {
 	}
 }
 
+// TestEngineFallsSilent: what runs through an Engine that does not answer any
+// more ends with an error that says so.
+func TestEngineFallsSilent(t *testing.T) {
+	c := engine(t)
+	id := begin(t, c)
+	path := filepath.Join(t.TempDir(), "cut.sock")
+	p := cuttest.New(t, "unix", path, strings.TrimPrefix(c.DaemonHost(), "unix://"))
+	r := docker.New(docker.Options{Container: id, Host: "unix://" + path})
+	lines := make(chan string, 10)
+	running := make(chan error, 1)
+	go func() {
+		_, err := r.Run(t.Context(), executors.Command{Path: "sh", Args: []string{"-c", "echo begun; exec sleep 3600"}, Line: func(l string) { lines <- l }})
+		running <- err
+	}()
+	select {
+	case <-lines:
+	case err := <-running:
+		t.Fatal(err)
+	}
+	p.Cut(true)
+	select {
+	case err := <-running:
+		is(t, err, docker.ErrEngine, id, "not known")
+	case <-time.After(30 * time.Second):
+		t.Fatal("the command does not end")
+	}
+	p.Cut(false)
+	if err := hello(t.Context(), r); err != nil {
+		t.Errorf("after the Engine answers again: %v", err)
+	}
+}
+
 // TestNoShell: an image without a shell is told of.
 func TestNoShell(t *testing.T) {
 	c := engine(t)
@@ -231,9 +265,10 @@ func TestSecretsOnNoCommandLine(t *testing.T) {
 	r := docker.New(docker.Options{Container: begin(t, engine(t))})
 	const secret = "very-secret-indeed"
 	done := make(chan error, 1)
+	var seen atomic.Int64
 	go func() {
 		var err error
-		for range 8 {
+		for i := 0; i < 8 || i < 100 && seen.Load() == 0; i++ {
 			_, e := r.Run(t.Context(), executors.Command{
 				Path: "sh", Args: []string{"-c", `read -r x; [ "$x" = "$Y" ] && [ "${#x}" -gt 9 ] && exec sleep 0.05`},
 				Stdin: []byte(secret + "\n"), Env: []string{"Y=" + secret}, Timeout: time.Minute,
@@ -242,13 +277,12 @@ func TestSecretsOnNoCommandLine(t *testing.T) {
 		}
 		done <- err
 	}()
-	seen := 0
 	for {
 		lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 		for _, name := range lines {
 			b, _ := os.ReadFile(name)
 			if strings.Contains(string(b), "IFS= read -r ix_n") {
-				seen++
+				seen.Add(1)
 			}
 			if strings.Contains(string(b), secret) {
 				t.Fatalf("a secret stands on a command line: %q", b)
@@ -256,8 +290,8 @@ func TestSecretsOnNoCommandLine(t *testing.T) {
 		}
 		select {
 		case err := <-done:
-			if err != nil || seen == 0 {
-				t.Errorf("%v; %d shells of the runner were seen", err, seen)
+			if err != nil || seen.Load() == 0 {
+				t.Errorf("%v; %d shells of the runner were seen", err, seen.Load())
 			}
 			return
 		default:

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -94,4 +96,42 @@ type lost struct{ here }
 func (l lost) Exec(ctx context.Context, script string, in io.Reader, out, errs io.Writer) (remote.Status, error) {
 	_, _ = l.here.Exec(ctx, script, in, out, errs)
 	return remote.Status{}, errLost
+}
+
+// TestKillBeforeTheGroupIsMade: where setsid is needed, a process tells its
+// number a moment before it has a group. Its number used again by another
+// process, it is let alone.
+func TestKillBeforeTheGroupIsMade(t *testing.T) {
+	cmd := exec.Command("sleep", "600")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	defer func() { _ = cmd.Process.Kill() }()
+	pid := strconv.Itoa(cmd.Process.Pid)
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := strings.Fields(string(stat))[21]
+	kill := func(began string) {
+		t.Helper()
+		out, err := exec.Command("sh", "-c", remote.KillScript("marker", pid, began)).CombinedOutput()
+		if err != nil || string(out) != "marker gone\n" {
+			t.Fatalf("it says %q, %v; expected gone", out, err)
+		}
+	}
+	kill("1" + began)
+	select {
+	case err := <-ended:
+		t.Fatalf("another process of that number was killed: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	kill(began)
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it runs on")
+	}
 }

@@ -9,3 +9,8 @@ func Packed(c executors.Command) ([]byte, error) {
 }
 
 var Quote = quote
+
+// KillScript ends the process group id, whose leader began at a time of its stat.
+func KillScript(marker, id, began string) string {
+	return killScript(marker, group{id: id, began: began})
+}

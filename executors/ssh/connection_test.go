@@ -5,15 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/interrex-ha/interrex/executors"
 	"github.com/interrex-ha/interrex/executors/ssh"
+	"github.com/interrex-ha/interrex/internal/cuttest"
 	"github.com/interrex-ha/interrex/internal/sshdtest"
 )
 
@@ -23,9 +26,10 @@ import (
 func TestCutConnection(t *testing.T) {
 	w := sshdtest.New(t, login(t))
 	s := w.Serve(t)
-	p := newProxy(t, s.Port)
-	s.KnownAt(t, p.port)
-	o := at(t, w, p.port)
+	p := cuttest.New(t, "tcp", "127.0.0.1:0", fmt.Sprintf("127.0.0.1:%d", s.Port))
+	port := p.Addr.(*net.TCPAddr).Port
+	s.KnownAt(t, port)
+	o := at(t, w, port)
 	o.ConnectWithin = 2 * time.Second
 	r := opened(t, o)
 	running := make(chan error, 1)
@@ -45,7 +49,7 @@ func TestCutConnection(t *testing.T) {
 		ends <- err
 	}()
 	<-lines
-	p.setCut(true)
+	p.Cut(true)
 	began := time.Now()
 	_, err := r.Run(t.Context(), executors.Command{Path: "true", Timeout: time.Second})
 	if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took > 10*time.Second {
@@ -58,14 +62,14 @@ func TestCutConnection(t *testing.T) {
 	}
 	t.Logf("after %s: %v", time.Since(began), err)
 	err = <-running
-	if took := time.Since(began); !errors.Is(err, ssh.ErrLost) || !strings.Contains(err.Error(), fmt.Sprintf("connection to %s@127.0.0.1:%d lost", login(t), p.port)) || took > 15*time.Second {
+	if took := time.Since(began); !errors.Is(err, ssh.ErrLost) || !strings.Contains(err.Error(), fmt.Sprintf("connection to %s@127.0.0.1:%d lost", login(t), port)) || took > 15*time.Second {
 		t.Errorf("the command that ran: %v after %s", err, took)
 	}
 	t.Logf("after %s: %v", time.Since(began), err)
 	if err := hello(t.Context(), r); err == nil || !strings.Contains(err.Error(), "no answer in time") {
 		t.Errorf("a new connection through the cut: %v", err)
 	}
-	p.setCut(false)
+	p.Cut(false)
 	if err := hello(t.Context(), r); err != nil {
 		t.Errorf("after the network is back: %v", err)
 	}
@@ -181,9 +185,10 @@ func TestSecretsOnNoCommandLine(t *testing.T) {
 	r := opened(t, at(t, w, w.Serve(t).Port))
 	const secret = "very-secret-indeed"
 	done := make(chan struct{})
+	var seen atomic.Int64
 	go func() {
 		defer close(done)
-		for range 15 {
+		for i := 0; i < 15 || i < 200 && seen.Load() == 0; i++ {
 			_, err := r.Run(t.Context(), executors.Command{
 				Path: "sh", Args: []string{"-c", `read -r x; [ "$x" = "$Y" ] && [ "${#x}" -gt 9 ] && exec sleep 0.05`},
 				Stdin: []byte(secret + "\n"), Env: []string{"Y=" + secret}, Timeout: 20 * time.Second,
@@ -197,7 +202,7 @@ func TestSecretsOnNoCommandLine(t *testing.T) {
 		}
 		_ = r.Remove(t.Context(), "/tmp/"+filepath.Base(filepath.Dir(w.Key))+".secret")
 	}()
-	seen, looked := 0, 0
+	looked := 0
 	for running := true; running; looked++ {
 		select {
 		case <-done:
@@ -208,15 +213,30 @@ func TestSecretsOnNoCommandLine(t *testing.T) {
 		for _, name := range lines {
 			b, _ := os.ReadFile(name)
 			if bytes.Contains(b, []byte("IFS= read -r ix_n")) {
-				seen++
+				seen.Add(1)
 			}
 			if bytes.Contains(b, []byte(secret)) {
 				t.Fatalf("a secret stands on a command line: %q", b)
 			}
 		}
 	}
-	if seen == 0 {
+	if seen.Load() == 0 {
 		t.Errorf("in %d looks no shell of the runner was seen: the test has looked in the wrong place", looked)
 	}
-	t.Logf("%d looks, %d shells seen", looked, seen)
+	t.Logf("%d looks, %d shells seen", looked, seen.Load())
+}
+
+// TestOutputIsWholeForASlowReader: what a program has printed arrives however
+// long after its end.
+func TestOutputIsWholeForASlowReader(t *testing.T) {
+	w := sshdtest.New(t, login(t))
+	r := opened(t, at(t, w, w.Serve(t).Port))
+	lines := 0
+	out, err := r.Run(t.Context(), executors.Command{
+		Path: "sh", Args: []string{"-c", `i=0; while [ $i -lt 1500 ]; do printf '%0200d\n' $i; i=$((i+1)); done`}, Keep: 1 << 20, Timeout: time.Minute,
+		Line: func(string) { lines++; time.Sleep(time.Millisecond) },
+	})
+	if err != nil || lines != 1500 || len(out.Stdout) != 1500*201 {
+		t.Errorf("%d lines and %d bytes, %v; expected 1500 and %d", lines, len(out.Stdout), err, 1500*201)
+	}
 }
