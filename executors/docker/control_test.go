@@ -28,7 +28,7 @@ func hello(ctx context.Context, r *docker.Runner) error {
 func is(t *testing.T, err, kind error, words ...string) {
 	t.Helper()
 	for _, k := range []error{docker.ErrMissing, docker.ErrPaused, docker.ErrNotRunning, docker.ErrEngine} {
-		if errors.Is(err, k) != (k == kind) {
+		if errors.Is(err, k) != errors.Is(kind, k) {
 			t.Errorf("%v: is it %q? %t", err, k, errors.Is(err, k))
 		}
 	}
