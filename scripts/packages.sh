@@ -2,6 +2,7 @@
 # Prints the packages of this module, one import path per line.
 #
 #   scripts/packages.sh postgres   those whose tests start a real PostgreSQL: one at a time
+#   scripts/packages.sh runners    the places to run commands in: want a real sshd and Docker Engine
 #   scripts/packages.sh plain      the others: they may run side by side
 #
 # A package starts servers when its tests use internal/unroot (PostgreSQL
@@ -13,15 +14,16 @@ readonly MARK='interrex/internal/unroot"\|interrex/lab"\|interrex/internal/debia
 
 kind=${1:-}
 case "$kind" in
-postgres | plain) ;;
+postgres | runners | plain) ;;
 *)
-	echo "packages.sh: \"$kind\" is neither postgres nor plain" >&2
+	echo "packages.sh: \"$kind\" is none of postgres, runners, plain" >&2
 	exit 2
 	;;
 esac
 
 go list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r path dir; do
 	found=plain
+	case "$path" in */executors/remote | */executors/ssh | */executors/docker) found=runners ;; esac
 	if grep -qs "$MARK" "$dir"/*_test.go; then found=postgres; fi
 	if [ "$found" = "$kind" ]; then echo "$path"; fi
 done | grep . || {

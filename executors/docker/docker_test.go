@@ -68,3 +68,17 @@ func TestSuite(t *testing.T) {
 	t.Cleanup(func() { _ = r.Close() })
 	executortest.Suite(t, func(*testing.T) executors.Runner { return r })
 }
+
+// TestOutputIsWholeForASlowReader: what a program has printed arrives however
+// long after its end.
+func TestOutputIsWholeForASlowReader(t *testing.T) {
+	r := docker.New(docker.Options{Container: begin(t, engine(t))})
+	lines := 0
+	out, err := r.Run(t.Context(), executors.Command{
+		Path: "sh", Args: []string{"-c", `i=0; while [ $i -lt 1500 ]; do printf '%0200d\n' $i; i=$((i+1)); done`}, Keep: 1 << 20, Timeout: time.Minute,
+		Line: func(string) { lines++; time.Sleep(time.Millisecond) },
+	})
+	if err != nil || lines != 1500 || len(out.Stdout) != 1500*201 {
+		t.Errorf("%d lines and %d bytes, %v; expected 1500 and %d", lines, len(out.Stdout), err, 1500*201)
+	}
+}

@@ -20,8 +20,6 @@ import (
 type shell struct{ *engine }
 
 const (
-	// drain is how long output is still read after a program has ended.
-	drain = 500 * time.Millisecond
 	// lookEvery is how often the Engine is asked whether the program still runs:
 	// the stream tells it too, but not where a daemon was left behind that holds
 	// it, and not where the Engine has fallen silent.
@@ -50,6 +48,7 @@ type execution struct {
 	c      *client.Client
 	id     string
 	stream types.HijackedResponse
+	output remote.Drain
 }
 
 // begin has the shell executed. It returns at once when ctx ends, which the
@@ -107,7 +106,7 @@ func (run *execution) wait(ctx context.Context, stdin io.Reader, stdout, stderr 
 	}()
 	read := make(chan struct{})
 	go func() {
-		_, _ = stdcopy.StdCopy(stdout, stderr, run.stream.Reader)
+		_, _ = stdcopy.StdCopy(run.output.Through(stdout), run.output.Through(stderr), run.stream.Reader)
 		close(read)
 	}()
 	tick := time.NewTicker(lookEvery)
@@ -125,11 +124,7 @@ func (run *execution) wait(ctx context.Context, stdin io.Reader, stdout, stderr 
 			return status, err
 		}
 		if ended {
-			select {
-			case <-read:
-			case <-time.After(drain):
-			}
-			return status, nil
+			return status, run.output.Wait(ctx, read, func() error { _, _, err := run.look(ctx); return err })
 		}
 	}
 }

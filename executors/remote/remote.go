@@ -57,13 +57,13 @@ const (
 	// drain is how long output is still read when a command was killed.
 	drain = 500 * time.Millisecond
 	// killWithin bounds the ending of a process group, with the verification.
-	killWithin = 10 * time.Second
+	killWithin = 5 * time.Second
 )
 
 // Run starts the program in a process group of its own. When the time-out or ctx
 // ends it, the whole group gets SIGKILL through a second shell, which verifies
 // that nothing of it is left; where that cannot be verified (the connection is
-// lost as well) the error says so. It takes at most 10 s more. A descendant that
+// lost as well) the error says so. It takes at most 6 s more. A descendant that
 // has made itself a session of its own survives. A program that has not been
 // started by then never is.
 //

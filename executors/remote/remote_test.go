@@ -62,6 +62,7 @@ func TestSuite(t *testing.T) {
 		"bash":                 {program: []string{"bash", "--posix"}, attr: syscall.SysProcAttr{Setsid: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			executortest.Suite(t, func(*testing.T) executors.Runner { return remote.New("here", s) })
 		})
 	}

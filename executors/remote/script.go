@@ -119,7 +119,8 @@ IFS= read -r ix_go && [ "$ix_go" = go ] || exit 126
 )
 
 // killScript kills a group and waits, at most some 5 s, until only zombies are
-// left of it: those have ended, and wait for their parent.
+// left of it: those have ended, and wait for their parent. The leader comes
+// first, since it may not have made its group yet, and must not any more.
 func killScript(marker string, g group) string {
 	return "{\nm=" + quote(marker) + "\ng=" + quote(g.id) + "\nb=" + quote(g.began) + `
 say() { printf '%s %s\n' "$m" "$1"; exit 0; }
@@ -127,15 +128,17 @@ stat() { { read -r x <"$1"; } 2>/dev/null && x=${x##*) }; }
 if stat "/proc/$g/stat"; then
 	set -- $x
 	[ "${20}" = "$b" ] || say gone
+	kill -9 "$g" 2>/dev/null
 fi
-kill -9 "-$g" 2>/dev/null || say gone
+kill -9 "-$g" 2>/dev/null
 i=0
-while kill -0 "-$g" 2>/dev/null; do
+while :; do # kill -0 would not see what belongs to another account
 	left=
 	for f in /proc/[0-9]*/stat; do
 		stat "$f" || continue
 		set -- $x
-		if [ "$3" = "$g" ] && [ "$1" != Z ] && [ "$1" != X ]; then left="$left ${f%/stat} in state $1"; fi
+		[ "$3" = "$g" ] || [ "$f" = "/proc/$g/stat" ] || continue
+		if [ "$1" != Z ] && [ "$1" != X ]; then left="$left ${f%/stat} in state $1"; fi
 	done
 	[ -n "$left" ] || break
 	i=$((i + 1))

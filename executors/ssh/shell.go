@@ -20,8 +20,8 @@ import (
 // last of those has ended that hold its outputs.
 type shell struct{ pool *pool }
 
-// drain is how long output is still read after a program has ended.
-const drain = 500 * time.Millisecond
+// unsaid is how long a connection may outlive its last session.
+const unsaid = 500 * time.Millisecond
 
 // Exec implements remote.Shell.
 func (s *shell) Exec(ctx context.Context, script string, stdin io.Reader, stdout, stderr io.Writer) (remote.Status, error) {
@@ -52,6 +52,8 @@ type session struct {
 	ch       ssh.Channel
 	requests <-chan *ssh.Request
 	release  func()
+
+	output remote.Drain
 }
 
 // session opens a channel and has the command executed. It returns at once when
@@ -81,7 +83,7 @@ func (s *shell) session(ctx context.Context, l *link, script string) (*session, 
 				ssh.DiscardRequests(o.run.requests)
 			}
 		}()
-		return nil, context.Cause(ctx)
+		return nil, fmt.Errorf("%s has not opened a session by then: %w", l.to, context.Cause(ctx))
 	}
 }
 
@@ -119,8 +121,8 @@ func (run *session) wait(ctx context.Context, stdin io.Reader, stdout, stderr io
 		_ = run.ch.CloseWrite()
 	}()
 	var streams sync.WaitGroup
-	streams.Go(func() { _, _ = io.Copy(stdout, run.ch) })
-	streams.Go(func() { _, _ = io.Copy(stderr, run.ch.Stderr()) })
+	streams.Go(func() { _, _ = io.Copy(run.output.Through(stdout), run.ch) })
+	streams.Go(func() { _, _ = io.Copy(run.output.Through(stderr), run.ch.Stderr()) })
 	read := make(chan struct{})
 	go func() { streams.Wait(); close(read) }()
 	ended := make(chan remote.Status, 1)
@@ -132,13 +134,12 @@ func (run *session) wait(ctx context.Context, stdin io.Reader, stdout, stderr io
 	}()
 	select {
 	case status := <-ended:
-		finish(read)
-		return status, nil
+		return status, run.output.Wait(ctx, read, run.alive)
 	case <-ctx.Done():
 		return remote.Status{}, context.Cause(ctx)
 	case <-run.l.lost:
 	case <-gone:
-		finish(read)
+		<-read // what has come is here
 	}
 	select { // both may have come at once
 	case status := <-ended:
@@ -148,18 +149,19 @@ func (run *session) wait(ctx context.Context, stdin io.Reader, stdout, stderr io
 	select {
 	case <-run.l.lost:
 		return remote.Status{}, run.l.err()
-	case <-time.After(drain): // the last session of a connection may end before it
+	case <-time.After(unsaid): // the last session of a connection may end before it
 		return remote.Status{}, fmt.Errorf("the server of %s closed the session and did not say how the program ended", run.l.to)
 	}
 }
 
-// finish waits for the rest of the output, but not for what a daemon that was
-// left behind may still print.
-func finish(read <-chan struct{}) {
-	select {
-	case <-read:
-	case <-time.After(drain):
+// alive returns when the server has answered, or the connection is lost.
+func (run *session) alive() error {
+	_, _, err := run.l.client().SendRequest("keepalive@openssh.com", true, nil)
+	if err != nil || run.l.isLost() {
+		<-run.l.lost // it is the same
+		return run.l.err()
 	}
+	return nil
 }
 
 // listen takes the server's word of how the program ended (RFC 4254, 6.10).

@@ -33,8 +33,9 @@ var ErrLost = errors.New("connection lost")
 // connected before the first use. One connection is kept, and more are made for
 // as long as the server takes no further session on it (MaxSessions).
 //
-// A connection on which nothing is heard for 5 s, though the server was asked to
-// answer, is closed, and whatever runs on it ends with ErrLost.
+// A connection on which nothing was heard for 5 s, though the server was asked
+// to answer, is closed within one more, and whatever runs on it ends with
+// ErrLost.
 //
 // The host's key must stand in known_hosts; a key that does not, or another one,
 // is an error, whatever StrictHostKeyChecking says. Of ssh's configuration these

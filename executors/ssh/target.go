@@ -108,11 +108,10 @@ func (c client) route(o Options) ([]target, error) {
 	return c.routeOf(o, nil)
 }
 
-const hopsMax = 8
-
 func (c client) routeOf(o Options, seen []string) ([]target, error) {
-	if len(seen) > hopsMax {
-		return nil, fmt.Errorf("ssh's configuration: ProxyJump goes in a circle: %s", strings.Join(seen, " through "))
+	if slices.Contains(seen, o.Host) {
+		return nil, fmt.Errorf("ssh's configuration: ProxyJump goes in a circle: %s through %s; except that host from it (Host * !%s)",
+			strings.Join(seen, " through "), o.Host, o.Host)
 	}
 	s, err := c.settings(o.Host, "ProxyJump", "ProxyCommand")
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	osuser "os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -24,9 +25,9 @@ const program = "/usr/sbin/sshd"
 // test.
 type World struct {
 	ClientConfig string // for ssh -F: knows the servers' keys
+	KnownHosts   string // the file of those keys
 	Key          string // private key of the user, who owns it
 	dir          string
-	known        string
 	uid, gid     int
 }
 
@@ -51,11 +52,11 @@ func New(t *testing.T, user string) *World {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Key, w.known, w.ClientConfig = filepath.Join(w.dir, "id"), filepath.Join(w.dir, "known_hosts"), filepath.Join(w.dir, "config")
+	w.Key, w.KnownHosts, w.ClientConfig = filepath.Join(w.dir, "id"), filepath.Join(w.dir, "known_hosts"), filepath.Join(w.dir, "config")
 	keygen(t, w.Key)
 	w.give(t, w.Key)
-	write(t, w.ClientConfig, "UserKnownHostsFile "+w.known+"\nGlobalKnownHostsFile /dev/null\n", 0o644)
-	write(t, w.known, "", 0o644)
+	write(t, w.ClientConfig, "UserKnownHostsFile "+w.KnownHosts+"\nGlobalKnownHostsFile /dev/null\n", 0o644)
+	write(t, w.KnownHosts, "", 0o644)
 	return w
 }
 
@@ -126,6 +127,47 @@ func (w *World) StrangersKey(t *testing.T) string {
 	return path
 }
 
+// EncryptedKey is the user's key once more, in a file that a passphrase protects.
+func (w *World) EncryptedKey(t *testing.T, passphrase string) string {
+	t.Helper()
+	path := filepath.Join(publicDir(t), "encrypted")
+	key, err := os.ReadFile(w.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, string(key), 0o600)
+	if out, err := exec.Command("ssh-keygen", "-q", "-p", "-N", passphrase, "-f", path).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	}
+	return path
+}
+
+// Agent starts an ssh-agent that holds the user's key, and returns its socket.
+func (w *World) Agent(t *testing.T) string {
+	t.Helper()
+	socket := filepath.Join(publicDir(t), "agent")
+	cmd := exec.Command("ssh-agent", "-D", "-a", socket)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	for end := time.Now().Add(30 * time.Second); ; {
+		add := exec.Command("ssh-add", "-q", w.Key)
+		add.Env = append(os.Environ(), "SSH_AUTH_SOCK="+socket)
+		out, err := add.CombinedOutput()
+		if err == nil {
+			return socket
+		}
+		if time.Now().After(end) {
+			t.Fatalf("ssh-add: %v\n%s", err, out)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
 // Server is one sshd.
 type Server struct {
 	Port int
@@ -135,8 +177,9 @@ type Server struct {
 	log  bytes.Buffer
 }
 
-// Serve starts a server that the client's configuration knows.
-func (w *World) Serve(t *testing.T) *Server {
+// Serve starts a server that the client's configuration knows; settings are
+// further lines of the server's own ("MaxSessions 1").
+func (w *World) Serve(t *testing.T, settings ...string) *Server {
 	t.Helper()
 	dir, err := os.MkdirTemp(w.dir, "server")
 	if err != nil {
@@ -152,7 +195,7 @@ func (w *World) Serve(t *testing.T) *Server {
 	s := &Server{w: w, dir: dir, Port: l.Addr().(*net.TCPAddr).Port}
 	_ = l.Close()
 	keygen(t, s.hostKey())
-	s.makeKnown(t)
+	s.KnownAt(t, s.Port)
 	public, err := os.ReadFile(w.Key + ".pub")
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +210,8 @@ UsePAM yes
 StrictModes no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
-`, s.Port, s.hostKey(), filepath.Join(dir, "authorized_keys")), 0o644)
+%s
+`, s.Port, s.hostKey(), filepath.Join(dir, "authorized_keys"), strings.Join(settings, "\n")), 0o644)
 	s.Start(t)
 	t.Cleanup(func() {
 		s.Stop(t)
@@ -180,17 +224,19 @@ KbdInteractiveAuthentication no
 
 func (s *Server) hostKey() string { return filepath.Join(s.dir, "host_key") }
 
-func (s *Server) makeKnown(t *testing.T) {
+// KnownAt has the client's configuration know the server's key at a port of this
+// host: its own, or that of something that stands before it.
+func (s *Server) KnownAt(t *testing.T, port int) {
 	t.Helper()
 	public, err := os.ReadFile(s.hostKey() + ".pub")
 	if err != nil {
 		t.Fatal(err)
 	}
-	known, err := os.ReadFile(s.w.known)
+	known, err := os.ReadFile(s.w.KnownHosts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, s.w.known, fmt.Sprintf("%s[127.0.0.1]:%d %s", known, s.Port, public), 0o644)
+	write(t, s.w.KnownHosts, fmt.Sprintf("%s[127.0.0.1]:%d %s", known, port, public), 0o644)
 }
 
 // ChangeHostKey starts the server anew with another key, which no client knows.
