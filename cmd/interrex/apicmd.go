@@ -37,7 +37,7 @@ INTERREX_API_TOKEN_FILE. While the log cannot be reached every answer is 503.`,
 				return err
 			}
 			if node != "" {
-				t, err := loadTopology(g.dir)
+				t, err := g.partTopology()
 				if err != nil {
 					return err
 				}
@@ -45,7 +45,7 @@ INTERREX_API_TOKEN_FILE. While the log cannot be reached every answer is 503.`,
 					return err
 				}
 			}
-			if _, err := readAddress(g.dir); err != nil {
+			if _, err := g.address(); err != nil {
 				return err // there never was a cluster here, or it is another user's
 			}
 			if err := dropRoot(g.dir, g.dir); err != nil {

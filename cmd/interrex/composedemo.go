@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,7 +72,7 @@ func (d *composeDemo) run(ctx context.Context) (err error) {
 		return err
 	}
 	secrets := filepath.Join(os.TempDir(), d.project)
-	d.env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+d.project, "INTERREX_SECRETS="+secrets, "INTERREX_TAG=demo")
+	d.env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+d.project, "INTERREX_SECRETS="+secrets, "INTERREX_TAG=demo", "INTERREX_API_PORT=") // any free port
 	defer func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), composeEnd)
 		defer cancel()
@@ -176,7 +177,7 @@ func (d *composeDemo) start(ctx context.Context) error {
 		return err
 	}
 	d.ids = map[string]string{}
-	for _, service := range []string{"log", "db1", "db2", "db3", "client"} {
+	for _, service := range []string{"log", "api", "db1", "db2", "db3", "client"} {
 		id, err := d.composed(ctx, "ps", "-q", service)
 		if err != nil {
 			return err
@@ -194,7 +195,59 @@ func (d *composeDemo) start(ctx context.Context) error {
 		return err
 	}
 	d.say("   A client writes a row every 10 ms; the primary is %s", s.Primary)
-	return d.show(ctx, "status")
+	if err := d.show(ctx, "status"); err != nil {
+		return err
+	}
+	return d.overHTTP(ctx)
+}
+
+// overHTTP asks the API as a load balancer does, through the port that is
+// published on loopback, and whether it keeps its token.
+func (d *composeDemo) overHTTP(ctx context.Context) error {
+	where, err := d.docker(ctx, "port", d.ids["api"], "8008/tcp")
+	if err != nil {
+		return err
+	}
+	where, _, _ = strings.Cut(strings.TrimSpace(where), "\n")
+	s, err := d.await(ctx, "a healthy cluster", func(s shown) bool { return s.serves("") && s.streaming() == 2 })
+	if err != nil {
+		return err
+	}
+	for _, q := range []struct {
+		path string
+		want int
+	}{{"/nodes/" + s.Primary + "/primary", http.StatusOK}, {"/nodes/" + s.Primary + "/replica", http.StatusServiceUnavailable}, {"/v1/cluster", http.StatusUnauthorized}} {
+		got, err := awaitCode(ctx, "http://"+where+q.path, q.want)
+		d.say("   $ curl http://%s%s   → %d", where, q.path, got)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitCode asks until the answer is the one wanted: the API may have to catch up.
+func awaitCode(ctx context.Context, url string, want int) (got int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return 0, err
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err == nil {
+			_ = res.Body.Close()
+			if got = res.StatusCode; got == want {
+				return got, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return got, errors.Join(fmt.Errorf("%s answers %d, expected %d: %w", url, got, want, context.Cause(ctx)), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // shown is what `interrex status` says.

@@ -183,6 +183,11 @@ func makeComposeSecrets(dir string) error {
 	if err := natslog.EnsureKeys(dir); err != nil {
 		return err
 	}
+	if token := filepath.Join(dir, "api.token"); !exists(token) {
+		if err := os.WriteFile(token, []byte(newPassword()+"\n"), 0o600); err != nil {
+			return err
+		}
+	}
 	all := filepath.Join(dir, "pgpass")
 	if exists(all) {
 		return nil
