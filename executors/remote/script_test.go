@@ -19,12 +19,15 @@ import (
 	"github.com/interrex-ha/interrex/executors/remote"
 )
 
-// words are what a shell might take for more than a word.
-var words = rapid.OneOf(
-	rapid.StringOf(rapid.RuneFrom([]rune("'\"\\$`()*?[]{}~!#&;|<>= \t\n\r-a\x01\x7f"))),
-	rapid.SampledFrom([]string{"", "-n", "--", "$(id)", "`id`", "'", "''", `\`, `\'`, "'\\''", "\n", "\n\n", "a\n", "\x81\x82\x88", "\xff\xfe"}),
-	rapid.Map(rapid.SliceOf(rapid.ByteRange(1, 255)), func(b []byte) string { return string(b) }),
-)
+// newWords makes what a shell might take for more than a word. A generator is for
+// one test: rapid's are not made for several goroutines.
+func newWords() *rapid.Generator[string] {
+	return rapid.OneOf(
+		rapid.StringOf(rapid.RuneFrom([]rune("'\"\\$`()*?[]{}~!#&;|<>= \t\n\r-a\x01\x7f"))),
+		rapid.SampledFrom([]string{"", "-n", "--", "$(id)", "`id`", "'", "''", `\`, `\'`, "'\\''", "\n", "\n\n", "a\n", "\x81\x82\x88", "\xff\xfe"}),
+		rapid.Map(rapid.SliceOf(rapid.ByteRange(1, 255)), func(b []byte) string { return string(b) }),
+	)
+}
 
 // TestQuoting hands words to every shell there is, and has them come back.
 func TestQuoting(t *testing.T) {
@@ -35,6 +38,7 @@ func TestQuoting(t *testing.T) {
 			continue
 		}
 		t.Run(shell[0], func(t *testing.T) {
+			words := newWords()
 			rapid.Check(t, func(t *rapid.T) {
 				given := rapid.SliceOfN(words, 1, 6).Draw(t, "words")
 				script := "{\nexec printf '%s\\000'"
@@ -57,7 +61,7 @@ func TestQuoting(t *testing.T) {
 func TestAnyCommand(t *testing.T) {
 	t.Parallel()
 	r := remote.New("here", here{program: []string{"sh"}})
-	dir := t.TempDir()
+	dir, words := t.TempDir(), newWords()
 	rapid.Check(t, func(t *rapid.T) {
 		arg, value := words.Draw(t, "argument"), words.Draw(t, "value")
 		input := rapid.SliceOf(rapid.Byte()).Draw(t, "input")
