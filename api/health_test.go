@@ -49,6 +49,8 @@ func TestHealth(t *testing.T) {
 	w.asks("settling", "db2", asPrimary...)
 	w.play("done db2 settle\nstandby db3 of=db2 tli=2\nasks detach node=db3")
 	w.asks("detached", "db3", "health", "liveness")
+	w.play("up db1 standby")
+	w.asks("up, and following nobody", "db1", "health", "liveness")
 }
 
 func TestSwitchoverHasNoPrimary(t *testing.T) {

@@ -183,7 +183,8 @@ func (w *world) post(path, body string, headers ...string) reply {
 // do asks, and holds the answer against the document.
 func (w *world) do(r *http.Request) reply {
 	w.t.Helper()
-	res, err := http.DefaultClient.Do(r)
+	client := http.Client{Timeout: patience}
+	res, err := client.Do(r)
 	if err != nil {
 		w.t.Fatal(err)
 	}

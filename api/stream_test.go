@@ -135,7 +135,7 @@ func TestStreamEnds(t *testing.T) {
 		t.Fatal("no comment came")
 	}
 	w.server.end.Do(func() { close(w.server.ended) })
-	if seq, kind := l.next(); seq != 0 {
-		t.Errorf("event %d (%s) came after the end", seq, kind)
+	if seq, kind := l.next(); seq != 0 || l.body.Err() != nil {
+		t.Errorf("event %d (%s) came after the end, or it was none: %v", seq, kind, l.body.Err())
 	}
 }
