@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/interrex-ha/interrex/executors"
 	"github.com/interrex-ha/interrex/executors/executortest"
@@ -65,5 +69,28 @@ func TestSuite(t *testing.T) {
 			t.Parallel()
 			executortest.Suite(t, func(*testing.T) executors.Runner { return remote.New("here", s) })
 		})
+	}
+}
+
+// TestNothingHidesTheProgram: a relative path that begins with a dash is no option
+// of exec, and the command's own PATH and IFS say nothing of what we need.
+func TestNothingHidesTheProgram(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "-d"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "-d", "p"), []byte("#!/bin/sh\necho \"$PATH $IFS\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range map[string]here{
+		"a session of its own": {program: []string{"sh"}, attr: syscall.SysProcAttr{Setsid: true}},
+		"setsid is needed":     {program: []string{"sh"}},
+	} {
+		out, err := remote.New("here", s).Run(t.Context(), executors.Command{
+			Path: "-d/p", Dir: dir, Env: []string{"PATH=/nowhere", "IFS=s"}, Timeout: 10 * time.Second,
+		})
+		if err != nil || !strings.HasPrefix(string(out.Stdout), "/nowhere ") {
+			t.Errorf("%s: %q, %v", name, out.Stdout, err)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package remote
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -63,15 +64,21 @@ func startScript(marker string, c executors.Command) (string, error) {
 		if !ok || !isName(name) {
 			return "", fmt.Errorf("the environment holds %q, expected NAME=VALUE with a name of letters, digits and _", name)
 		}
+		if slices.Contains(ownOfShells, name) {
+			return "", fmt.Errorf("the environment holds %s, which some shells keep for themselves and refuse to change; leave it out", name)
+		}
 		errs = append(errs, word("export "+name+"=%s\n", value))
 	}
-	b.WriteString(`exec $2 "$1"`)
+	b.WriteString(`exec ${2:+"$2"} "$1"`)
 	for _, arg := range c.Args {
 		errs = append(errs, word(" %s", arg))
 	}
 	b.WriteString("\n}")
 	return b.String(), errors.Join(errs...)
 }
+
+// ownOfShells are variables that bash makes readonly, also when it is called sh.
+var ownOfShells = []string{"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
 
 func isName(s string) bool {
 	for i, c := range s {
@@ -99,6 +106,7 @@ case $ix_p in
 	[ -n "$ix_f" ] || ix_no unknown
 	;;
 esac
+case $ix_f in /*) ;; *) ix_f=./$ix_f ;; esac # never an option of exec
 [ -e "$ix_f" ] || ix_no absent
 if [ ! -f "$ix_f" ] || [ ! -x "$ix_f" ]; then ix_no denied; fi
 `
@@ -110,8 +118,8 @@ set -f; set -- ${ix_s##*) }; set +f
 ix_g=$3; ix_s=${20}
 set -- "$ix_f"
 if [ "$ix_g" != $$ ]; then
-	command -v setsid >/dev/null || ix_no no-group
-	set -- "$ix_f" setsid
+	ix_c=$(command -v setsid) || ix_no no-group # now: the command may be given another PATH
+	set -- "$ix_f" "$ix_c"
 fi
 printf '%s go %s %s\n' "$ix_m" $$ "$ix_s" || exit 126
 IFS= read -r ix_go && [ "$ix_go" = go ] || exit 126
