@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/interrex-ha/interrex/config"
 )
 
 // checks are the questions about one node, in the order of the report. Each
@@ -242,7 +244,7 @@ func checkEndOfRecovery(v *view) {
 			continue
 		}
 		fix := fmt.Sprintf("%s = '' in %s", name, f.whence(name, v.node.ConfigFile))
-		if f.Recovery {
+		if f.Recovery || v.node.Executor == config.ExecutorDocker { // a container that is killed as a whole gets standby.signal and nothing more
 			v.found(Refuse, "recovery_target", fix, Restart, "%s is '%s': this standby could end its recovery without a decision", name, value)
 		} else {
 			v.found(Warn, "recovery_target", fix, Reload, "%s is '%s'; Interrex makes it void in postgresql.auto.conf before this node becomes a standby", name, value)

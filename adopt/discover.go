@@ -21,6 +21,7 @@ type place struct {
 	version int    // PG_VERSION
 	owner   uint32 // uid of the data directory
 	pid     int    // of the running postmaster, 0 when there is none
+	started string // when it began, as postmaster.pid says
 	port    int    // postmaster.pid, 0 when not running
 	socket  string // socket directory, empty when not running or without
 	args    []string
@@ -99,6 +100,9 @@ func (h host) postmaster(dir string, p *place) {
 		return
 	}
 	p.pid = pid
+	if len(lines) > 2 {
+		p.started = strings.TrimSpace(lines[2])
+	}
 	if cmdline, err := os.ReadFile(filepath.Join(h.proc, strconv.Itoa(pid), "cmdline")); err == nil {
 		p.args = strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
 	}

@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/interrex-ha/interrex/config"
 	"github.com/interrex-ha/interrex/executors"
@@ -93,8 +97,33 @@ func lookThere(ctx context.Context, hosts *Hosts, n config.Node) view {
 		return v
 	}
 	v.found(OK, "connect", "", AtOnce, "%s connects from here to %s:%d", n.User, n.Host, v.node.Port)
+	sameServer(ctx, &v)
 	v.replicas = tryReplicationTCP(ctx, v.node)
 	return v
+}
+
+// sameServer makes sure that the place and the address are of one server: what
+// is stopped, and proved dead, in the one must be what the others reach by the
+// other.
+func sameServer(ctx context.Context, v *view) {
+	n := v.node
+	conn, err := pgx.Connect(ctx, conninfo(n))
+	if err == nil {
+		defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	}
+	var lock string
+	if err == nil {
+		err = conn.QueryRow(ctx, "SELECT pg_read_file('postmaster.pid')").Scan(&lock)
+	}
+	if err != nil {
+		v.found(Refuse, "place", "", AtOnce, "whether the server at %s:%d is the one that %s leads to cannot be seen: %v", n.Host, n.Port, n.Place(), err)
+		return
+	}
+	lines := strings.Split(lock, "\n")
+	if len(lines) < 3 || strings.TrimSpace(lines[0]) != strconv.Itoa(v.place.pid) || strings.TrimSpace(lines[2]) != v.place.started {
+		v.found(Refuse, "place", fmt.Sprintf("INTERREX_NODE_%d_HOST, or where its executor leads", n.ID), AtOnce,
+			"the server at %s:%d is not the one in %s that %s leads to: Interrex would stop one and promote over the other", n.Host, n.Port, n.DataDirectory, n.Place())
+	}
 }
 
 // lookQuestion is asked of this program's copy on a node's host.
@@ -126,6 +155,7 @@ type travelled struct {
 	Version  int         `json:"version"`
 	Owner    uint32      `json:"owner"`
 	PID      int         `json:"pid"`
+	Started  string      `json:"started"`
 	Port     int         `json:"port"`
 	Free     uint64      `json:"free"`
 	Mount    bool        `json:"mount"`
@@ -142,7 +172,7 @@ type travelled struct {
 
 func travel(v view) travelled {
 	t := travelled{
-		Node: v.node, Version: v.place.version, Owner: v.place.owner, PID: v.place.pid, Port: v.place.port, Free: v.place.free,
+		Node: v.node, Version: v.place.version, Owner: v.place.owner, PID: v.place.pid, Started: v.place.started, Port: v.place.port, Free: v.place.free,
 		Mount: v.place.mount, WALLink: v.place.walLink, Facts: v.facts, Auto: v.boot.auto, How: v.boot.how, Fix: v.boot.fix,
 		Early: v.early, Managers: v.managers, Log: debianLog(v.node),
 	}
@@ -155,7 +185,7 @@ func travel(v view) travelled {
 func (t travelled) view() view {
 	v := view{
 		node: t.Node, facts: t.Facts, boot: boot{auto: t.Auto, how: t.How, fix: t.Fix}, here: true, early: t.Early, managers: t.Managers, log: t.Log,
-		place: place{version: t.Version, owner: t.Owner, pid: t.PID, port: t.Port, free: t.Free, mount: t.Mount, walLink: t.WALLink},
+		place: place{version: t.Version, owner: t.Owner, pid: t.PID, started: t.Started, port: t.Port, free: t.Free, mount: t.Mount, walLink: t.WALLink},
 	}
 	if t.Replicas != "" {
 		v.replicas = errors.New(t.Replicas)

@@ -233,6 +233,11 @@ func (a *Agent) settle(ctx context.Context, p pending) (outcome, error) {
 		return outcome{}, err
 	}
 	defer closeConn(conn)
+	if a.cfg.NewCluster != nil {
+		if err := executors.InitDone(ctx, a.cfg.Postgres); err != nil {
+			return outcome{}, err
+		}
+	}
 	return outcome{}, executors.Settle(ctx, conn, a.cfg.Postgres, p.order.Term, p.decision, slots)
 }
 
@@ -264,6 +269,11 @@ func (a *Agent) recover(ctx context.Context, p pending) (outcome, error) {
 	})
 	if err != nil {
 		return outcome{}, err
+	}
+	if a.cfg.NewCluster != nil { // a copy has the mark of the one that it was made of
+		if err := executors.InitDone(ctx, a.cfg.Postgres); err != nil {
+			return outcome{}, err
+		}
 	}
 	a.do(a.attach)
 	out := outcome{how: done.How}
@@ -313,5 +323,5 @@ func (a *Agent) initOrder(ctx context.Context, p pending) (outcome, error) {
 	if err := a.startServer(ctx, false); err != nil && !errors.Is(err, executors.ErrRunning) {
 		return outcome{}, err
 	}
-	return outcome{}, executors.InitDone(ctx, a.cfg.Postgres)
+	return outcome{}, nil // settling confirms it: a container may end before the first term
 }

@@ -66,8 +66,12 @@ func proveDeadElsewhere(ctx context.Context, e Elsewhere, p Postgres, from event
 		defer cancel()
 	}
 	done, err := act(first, e, Act{Do: "prove-dead", Postgres: p, From: from})
-	if err == nil || !endable {
-		return done.Dead, err
+	if err == nil && !done.Dead.StandbySignal {
+		err = fmt.Errorf("node %s: no proof of death: the answer does not say that a later start is read-only", p.Node)
+	}
+	var answered *ActError
+	if err == nil || !endable || errors.As(err, &answered) {
+		return done.Dead, err // what was looked at, and gives no proof, is not ended for it
 	}
 	what, endErr := place.End(ctx, p)
 	if endErr != nil {
@@ -178,6 +182,9 @@ func forgetLock(ctx context.Context, p Postgres) error {
 	}
 	if inc, running, err := FindPostmaster(p.DataDir); err != nil || running {
 		return errors.Join(err, fmt.Errorf("node %s: %w as process %d, although its container was started just now", p.Node, ErrRunning, inc.PID))
+	}
+	if begun, err := firstProcessBegan(); err != nil || lock.started == 0 || lock.started >= begun {
+		return errors.Join(err, fmt.Errorf("node %s: postmaster.pid in %s is not older than the container's first process: something there starts PostgreSQL by itself", p.Node, p.DataDir))
 	}
 	if err := clearSocketLock(ctx, p, lock); err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 // last: what a killed run leaves is never taken for data.
 const (
 	placeInit = "interrex-init"          // a data directory that is being made
-	initMark  = "interrex-init.decision" // file in it: the decision that ordered it
+	initMark  = "interrex-init.decision" // file in it, until a term is given: the decision that ordered it
 	initLimit = 10 * time.Minute         // for initdb, and for the first statements
 )
 
@@ -35,7 +35,9 @@ var ErrNotEmpty = errors.New("the data directory is not empty")
 
 // Empty reports whether a node of this host has no data at all: its directory
 // is absent or holds nothing that belongs to PostgreSQL, and no recovery has
-// parts of it in its keeping. What cannot be read is not empty.
+// parts of it in its keeping. What cannot be read is not empty. What Init has
+// made, and InitDone not confirmed, is no data yet: the cluster that it was made
+// for never came to be.
 func Empty(p Postgres) bool {
 	if _, there := elsewhere(p); there || !onThisHost(p.Runner) {
 		return false
@@ -52,6 +54,9 @@ func Empty(p Postgres) bool {
 			return false
 		}
 	}
+	if exists(filepath.Join(at.data, initMark)) {
+		return true
+	}
 	entries, err := os.ReadDir(at.data)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true
@@ -66,8 +71,8 @@ func Empty(p Postgres) bool {
 
 // Init makes the data directory of a new cluster's first server; it starts
 // nothing. A directory with anything in it is refused with ErrNotEmpty, unless
-// this very decision has made it before: then there is nothing left to do. It
-// may be killed at any moment and called again.
+// Init has made it before and InitDone was not called: then there is nothing left
+// to do. It may be killed at any moment and called again.
 func Init(ctx context.Context, p Postgres, c NewCluster) error {
 	if err := initCluster(ctx, p, c); err != nil {
 		return fmt.Errorf("node %s: make a new cluster: %w", p.Node, err)
@@ -76,7 +81,7 @@ func Init(ctx context.Context, p Postgres, c NewCluster) error {
 }
 
 func initCluster(ctx context.Context, p Postgres, c NewCluster) error {
-	if made, err := os.ReadFile(filepath.Join(p.DataDir, initMark)); err == nil && string(made) == strconv.FormatUint(c.Decision, 10) {
+	if exists(filepath.Join(p.DataDir, initMark)) {
 		return nil
 	}
 	if !Empty(p) {
@@ -136,7 +141,8 @@ func fillNew(ctx context.Context, p Postgres, dir string, c NewCluster) error {
 	return err
 }
 
-// InitDone forgets which decision made the directory, once its server runs.
+// InitDone confirms what Init has made, once a term was given to its server: from
+// then on it is the cluster's data.
 func InitDone(ctx context.Context, p Postgres) error {
 	return p.Runner.Remove(ctx, filepath.Join(p.DataDir, initMark))
 }

@@ -43,26 +43,32 @@ func TestInit(t *testing.T) {
 	if err := executors.Init(within(t), s.Postgres, s.cluster(7)); err != nil {
 		t.Fatal(err)
 	}
-	if executors.Empty(s.Postgres) {
-		t.Error("what was just made is called empty")
+	if !executors.Empty(s.Postgres) {
+		t.Error("what was just made, and no term was given to, counts as the cluster's data")
 	}
 	s.up(false)
 	var owner string
 	if err := s.connect().QueryRow(t.Context(), "select pg_get_userbyid(datdba) from pg_database where datname = 'shop'").Scan(&owner); err != nil || owner != "shop" {
 		t.Errorf("the statements were not run: owner %q, %v", owner, err)
 	}
-	if err := executors.Init(within(t), s.Postgres, s.cluster(7)); err != nil {
-		t.Errorf("the same decision, taken up again: %v", err)
+	for _, decision := range []uint64{7, 8} { // a container may end in between, and is told again
+		if err := executors.Init(within(t), s.Postgres, s.cluster(decision)); err != nil {
+			t.Errorf("decision %d, taken up again: %v", decision, err)
+		}
 	}
+	s.exec("create table kept (n int)")
 	if err := executors.InitDone(within(t), s.Postgres); err != nil {
 		t.Fatal(err)
+	}
+	if executors.Empty(s.Postgres) {
+		t.Error("the cluster's data is called empty")
 	}
 	for _, decision := range []uint64{7, 8} {
 		if err := executors.Init(within(t), s.Postgres, s.cluster(decision)); !errors.Is(err, executors.ErrNotEmpty) || !strings.Contains(err.Error(), s.DataDir) {
 			t.Errorf("decision %d over a cluster: %v", decision, err)
 		}
 	}
-	s.exec("select 1") // and it was not touched
+	s.exec("select n from kept") // and it was not touched
 
 	kept := newNothing(t) // its data is in a recovery's keeping
 	if err := os.MkdirAll(kept.DataDir+".interrex-rejoin", 0o700); err != nil {

@@ -315,3 +315,21 @@ func childrenOf(pid int) []int {
 
 // keyFits tells a segment from a later one with the same number.
 func keyFits(d *unix.SysvShmDesc, key uint64) bool { return uint32(d.Perm.Key) == uint32(key) }
+
+// clockTick is USER_HZ, in which /proc counts: 100 on every architecture that
+// PostgreSQL is packaged for.
+const clockTick = 100
+
+// firstProcessBegan is when process 1 of this namespace began, in Unix seconds:
+// the beginning of a container.
+func firstProcessBegan() (int64, error) {
+	boot, err := bootTime()
+	if err != nil {
+		return 0, fmt.Errorf("when the container began: %w", err)
+	}
+	st, ok, err := readStat(1)
+	if err != nil || !ok {
+		return 0, errors.Join(err, errors.New("when the container began cannot be read"))
+	}
+	return boot + int64(st.start/clockTick), nil
+}

@@ -180,6 +180,9 @@ func name(s State, d *events.Decided, node string, p events.Proof) {
 	if d.Grant.Stay {
 		d.Grant.Why = "the only node: nothing could be promoted"
 	}
+	if n, ok := s.Node(node); ok && n.Agent.Place != "" {
+		d.Grant.Stay, d.Grant.Why = true, whyUnfenced
+	}
 	d.Proof = &p
 }
 

@@ -39,7 +39,7 @@ func proofDead(s State) (events.Proof, bool) {
 func proofExpired(s State) (p events.Proof, missing string, ok bool) {
 	g := s.Grant
 	switch {
-	case g.Acquired != 0 && g.Fence == "":
+	case g.Acquired != 0 && g.Fence == "": // whatever else the grant says
 		return p, "its lease names no fence that survives its agent: only a proof of death or an operator can end it", false
 	case g.Stay:
 		return p, "its grant lets it stay without the log: only a proof of death or an operator can end it", false
@@ -109,6 +109,8 @@ func seenAlive(s State, n Node) string {
 	return ""
 }
 
+const whyUnfenced = "nothing on its host stops it when its agent cannot: its silence is no proof"
+
 // mayStay says whether a primary may outlive its lease: only when nothing can be
 // promoted while the grant stands.
 func mayStay(s State) (bool, string) {
@@ -118,8 +120,9 @@ func mayStay(s State) (bool, string) {
 	if s.primary().AgentLeft {
 		return true, "its agent left in order: maintenance"
 	}
-	if s.Grant.Node == s.Primary && s.Grant.Acquired != 0 && s.Grant.Fence == "" {
-		return true, "nothing on its host stops it when its agent cannot: its silence is no proof"
+	unfenced := s.Grant.Acquired != 0 && s.Grant.Fence == "" || s.primary().Agent.Place != ""
+	if s.Grant.Node == s.Primary && unfenced {
+		return true, whyUnfenced
 	}
 	for _, n := range s.Nodes {
 		up := n.Status == StatusWaiting || n.Status == StatusUp || follows(s, n)

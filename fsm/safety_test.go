@@ -230,6 +230,7 @@ func TestMayStay(t *testing.T) {
 		"never seen":                 {2, func(s *State) { n := s.node("db2"); n.Status, n.PG = StatusUnused, events.PostgresSeen{} }, true},
 		"no fence":                   {2, func(s *State) { s.Grant.Acquired, s.Grant.Fence = 5, "" }, true},
 		"no fence, not acquired":     {2, func(s *State) { s.Grant.Acquired, s.Grant.Fence = 0, "" }, false},
+		"reached from elsewhere":     {2, func(s *State) { s.node("db1").Agent.Place = "ssh pg-a" }, true},
 		"no fence, of another":       {2, func(s *State) { s.Grant.Acquired, s.Grant.Fence, s.Grant.Node = 5, "", "db2" }, false},
 		"shown up, agent silent now": {2, func(s *State) { rang(s, DeadlineNode, "db2", 90, 0) }, false},
 	} {

@@ -52,7 +52,7 @@ func (g *globals) takeOver(cmd *cobra.Command, cfg config.Config) (topology, err
 // forbidding are the checks that also keep a cluster that was taken over before
 // from being run again: they make two deciders possible. A node that is down, or
 // cannot be reached, does not: that is what Interrex is for.
-var forbidding = []string{"manager", "autostart", "system"}
+var forbidding = []string{"manager", "autostart", "system", "place"}
 
 // takeUpAgain goes on with a cluster that was taken over before.
 func (g *globals) takeUpAgain(cmd *cobra.Command, cfg config.Config, t adopt.Taken) (topology, error) {

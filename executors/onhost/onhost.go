@@ -11,9 +11,11 @@ package onhost
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,7 +40,18 @@ type order struct {
 	Watch string          `json:"watch,omitempty"` // a data directory
 	Ask   string          `json:"ask,omitempty"`   // one of the questions that Serve was given
 	With  json.RawMessage `json:"with,omitempty"`
+	Turn  instant         `json:"turn,omitzero"`  // of an act: the caller's clock; an older one is not performed after a newer
+	Until instant         `json:"until,omitzero"` // of an act: the performing host's clock; not begun after it
 }
+
+// instant is a moment of one host: nanoseconds since a boot, suspended time
+// included.
+type instant struct {
+	Boot string `json:"boot"`
+	At   int64  `json:"at"`
+}
+
+func (i instant) known() bool { return i.Boot != "" }
 
 // answer is one line of a copy's standard output. Each begins with the same
 // words, so that nothing else that is printed there is taken for one.
@@ -76,12 +89,13 @@ type Options struct {
 type Host struct {
 	executors.Runner
 	o    Options
-	prog program
+	prog *program
 
-	mu      sync.Mutex
-	watches map[string]*watch // by data directory
-	quit    context.Context   //nolint:containedctx // ends the watches
-	cancel  context.CancelFunc
+	mu       sync.Mutex
+	watches  map[string]*watch // by data directory
+	lastTurn int64
+	quit     context.Context //nolint:containedctx // ends the watches
+	cancel   context.CancelFunc
 }
 
 var _ executors.Elsewhere = (*Host)(nil)
@@ -92,7 +106,7 @@ func New(r executors.Runner, o Options) *Host {
 		o.Logger = slog.Default()
 	}
 	quit, cancel := context.WithCancel(context.Background())
-	return &Host{Runner: r, o: o, prog: program{file: o.Program}, watches: map[string]*watch{}, quit: quit, cancel: cancel}
+	return &Host{Runner: r, o: o, prog: newProgram(o.Program), watches: map[string]*watch{}, quit: quit, cancel: cancel}
 }
 
 // Close ends the watches. The Runner is the caller's.
@@ -106,12 +120,17 @@ func (h *Host) Act(ctx context.Context, a executors.Act, note func(executors.Not
 		a.Within = max(time.Until(end), time.Millisecond)
 	}
 	var done executors.Done
+	told := false
 	if err := h.open(ctx, a); err != nil {
 		return done, fmt.Errorf("%s: %w", h.o.Where, err)
 	}
-	err := h.call(ctx, order{Act: &a}, func(ans answer) error {
+	o := order{Act: &a}
+	if err := h.order(ctx, &o); err != nil {
+		return done, fmt.Errorf("%s: %w", h.o.Where, err)
+	}
+	err := h.call(ctx, o, func(ans answer) error {
 		if ans.Done != nil {
-			done = *ans.Done
+			done, told = *ans.Done, true
 		}
 		if ans.Seen != nil {
 			h.watchOf(a.Postgres.DataDir).heard(ans)
@@ -121,10 +140,38 @@ func (h *Host) Act(ctx context.Context, a executors.Act, note func(executors.Not
 		}
 		return note(*ans.Note)
 	})
+	if err == nil && !told {
+		err = errors.New("it ended without saying what came of it: what has become of the action is not known")
+	}
 	if err != nil {
 		return done, fmt.Errorf("%s: %w", h.o.Where, err)
 	}
 	return done, nil
+}
+
+// order puts an act in its place: behind every earlier one, and before the
+// caller's patience is over, by the other host's own clock. Bytes that a cut
+// network delivers later begin nothing: not a server that was to take writes, and
+// not before another act, or a proof of death, which has come since.
+func (h *Host) order(ctx context.Context, o *order) error {
+	now, err := bootClock()
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	now.At = max(now.At, h.lastTurn+1)
+	h.lastTurn = now.At
+	h.mu.Unlock()
+	o.Turn = now
+	end, bounded := ctx.Deadline()
+	theirs, heard := h.watchOf(o.Act.Postgres.DataDir).clock()
+	switch {
+	case heard && bounded:
+		o.Until = instant{theirs.Boot, theirs.At + max(time.Until(end), 0).Nanoseconds()}
+	case o.Act.Do == "start" && !o.Act.Start.Standby:
+		return fmt.Errorf("a server is started read-write only on a host whose clock was heard, and within a time: %w", executors.ErrNotHeard)
+	}
+	return nil
 }
 
 // container is what a Runner is beside when its place can be started and ended
@@ -133,7 +180,8 @@ type container interface {
 	Start(ctx context.Context) error
 	Kill(ctx context.Context) error
 	Gone(ctx context.Context) (bool, error)
-	PutIntoStopped(ctx context.Context, file string, data []byte) error
+	PutIntoStopped(ctx context.Context, file, beside string, data []byte) error
+	SharedWith(ctx context.Context, file string) ([]string, error)
 }
 
 var _ executors.Endable = (*Host)(nil)
@@ -150,11 +198,28 @@ func (h *Host) open(ctx context.Context, a executors.Act) error {
 	if err != nil || !gone {
 		return err
 	}
+	if err := h.alone(ctx, c, a.Postgres.DataDir); err != nil {
+		return err
+	}
 	if err := c.Start(ctx); err != nil {
 		return err
 	}
 	a.Do = executors.ForgetLock
-	return h.call(ctx, order{Act: &a}, func(answer) error { return nil })
+	o := order{Act: &a}
+	if err := h.order(ctx, &o); err != nil {
+		return err
+	}
+	return h.call(ctx, o, func(answer) error { return nil })
+}
+
+// alone makes sure that no other container has the data directory: the end of
+// this one says nothing of what runs there.
+func (h *Host) alone(ctx context.Context, c container, dataDir string) error {
+	others, err := c.SharedWith(ctx, dataDir)
+	if err == nil && len(others) > 0 {
+		err = fmt.Errorf("the storage of %s belongs to other running containers as well (%s): that it is dead cannot be told from this one; give each node storage of its own", dataDir, strings.Join(others, ", "))
+	}
+	return err
 }
 
 // CanEnd implements executors.Endable: containers can.
@@ -169,10 +234,16 @@ func (h *Host) End(ctx context.Context, p executors.Postgres) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("%s is no container that could be killed", h.o.Where)
 	}
+	if err := h.alone(ctx, c, p.DataDir); err != nil {
+		return "", err
+	}
 	if err := c.Kill(ctx); err != nil {
 		return "", err
 	}
-	if err := c.PutIntoStopped(ctx, path.Join(p.DataDir, "standby.signal"), nil); err != nil {
+	if err := h.alone(ctx, c, p.DataDir); err != nil {
+		return "", err
+	}
+	if err := c.PutIntoStopped(ctx, path.Join(p.DataDir, "standby.signal"), "PG_VERSION", nil); err != nil {
 		return "", fmt.Errorf("%s was killed, but whoever starts it may get a second primary: %w", h.o.Where, err)
 	}
 	h.watchOf(p.DataDir).gone()

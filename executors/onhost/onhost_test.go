@@ -363,3 +363,52 @@ func TestBadOrders(t *testing.T) {
 		}
 	}
 }
+
+// TestLateOrders: what a cut network delivers after its end, after a newer order,
+// or after a boot, begins nothing.
+func TestLateOrders(t *testing.T) {
+	l := cluster(t, 1)
+	h := host(t, self(t))
+	p := l.Postgres("db1")
+	p.Runner = h
+	until(t, "the host is heard of", func() bool { _, _, err := executors.Postmaster(p); return err == nil })
+	if _, err := executors.ProveDead(deadline(t), p, 0); err != nil {
+		t.Fatal(err)
+	}
+	program := onhost.ProgramOf(h)
+	deliver := func(change func(o map[string]any)) string {
+		t.Helper()
+		late := onhost.StartOrder(t, h, p) // before the proof that comes now
+		if _, err := executors.ProveDead(deadline(t), p, 0); err != nil {
+			t.Fatal(err)
+		}
+		change(late)
+		out, err := local.New().Run(deadline(t), executors.Command{Path: program, Args: []string{onhost.Verb}, Stdin: onhost.Encode(t, late)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out.Stdout)
+	}
+	newest := map[string]any{"boot": "of another caller", "at": 1}
+	for name, c := range map[string]struct {
+		change func(map[string]any)
+		says   string
+	}{
+		"after a newer order": {func(map[string]any) {}, "a newer order was begun"},
+		"after its end": {func(o map[string]any) {
+			o["turn"] = newest
+			o["until"].(map[string]any)["at"] = 1
+		}, "after its end"},
+		"after a boot": {func(o map[string]any) {
+			o["turn"] = newest
+			o["until"].(map[string]any)["boot"] = "an earlier one"
+		}, "after its end"},
+	} {
+		if out := deliver(c.change); !strings.Contains(out, c.says) {
+			t.Errorf("%s: it answered %s, expected %q", name, out, c.says)
+		}
+		if _, running, err := executors.FindPostmaster(p.DataDir); err != nil || running {
+			t.Fatalf("%s: a server was started: %t, %v", name, running, err)
+		}
+	}
+}

@@ -19,10 +19,16 @@ import (
 type program struct {
 	file string
 
+	turn chan struct{} // holds one token: who provides it may wait for the network
+	read sync.Once     // of digest
+
 	mu     sync.Mutex
 	digest string
+	err    error
 	path   string // there; empty: not known to be there
 }
+
+func newProgram(file string) *program { return &program{file: file, turn: make(chan struct{}, 1)} }
 
 // findCopy prints the path of the copy, and its digest when it is there.
 const findCopy = `d=${XDG_CACHE_HOME:-$HOME/.cache}/interrex
@@ -31,22 +37,30 @@ mkdir -p "$d" || exit
 printf '%s\n' "$d/interrex-$1"
 if [ -x "$d/interrex-$1" ]; then sha256sum "$d/interrex-$1"; fi`
 
+// findWithin bounds the look for a copy.
+const findWithin = 30 * time.Second
+
 // copyWithin bounds the copying: some 20 MB, also over a slow line.
 const copyWithin = 5 * time.Minute
 
-// provide makes sure that the copy is there and returns its path.
+// provide makes sure that the copy is there and returns its path. Whoever waits
+// for another one's copying waits no longer than ctx.
 func (p *program) provide(ctx context.Context, r executors.Runner) (string, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.path != "" {
-		return p.path, nil
+	select {
+	case p.turn <- struct{}{}:
+	case <-ctx.Done():
+		return "", fmt.Errorf("wait for interrex's copy: %w", context.Cause(ctx))
 	}
-	content, err := p.load()
-	if err != nil {
-		return "", err
+	defer func() { <-p.turn }()
+	if path := p.known(); path != "" {
+		return path, nil
+	}
+	p.read.Do(p.hash)
+	if p.err != nil {
+		return "", p.err
 	}
 	out, err := r.Run(ctx, executors.Command{
-		Path: "sh", Args: []string{"-c", findCopy, "sh", p.digest[:16]}, Timeout: 30 * time.Second,
+		Path: "sh", Args: []string{"-c", findCopy, "sh", p.digest[:16]}, Timeout: findWithin,
 	})
 	if err != nil {
 		return "", fmt.Errorf("look for interrex's copy: %w", err)
@@ -56,25 +70,44 @@ func (p *program) provide(ctx context.Context, r executors.Runner) (string, erro
 		return "", fmt.Errorf("look for interrex's copy: the login's home directory is %q, expected an absolute path", path)
 	}
 	if !strings.HasPrefix(sum, p.digest) {
-		limited, cancel := context.WithTimeout(ctx, copyWithin)
-		defer cancel()
-		if err := r.WriteFile(limited, path, content, 0o700); err != nil {
-			return "", fmt.Errorf("copy interrex there: %w", err)
+		if err := p.copy(ctx, r, path); err != nil {
+			return "", err
 		}
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.path = path
 	return path, nil
 }
 
-// load reads the program's file. It is not kept: it is needed once.
-func (p *program) load() ([]byte, error) {
+func (p *program) copy(ctx context.Context, r executors.Runner, path string) error {
 	content, err := os.ReadFile(p.file)
 	if err != nil {
-		return nil, fmt.Errorf("read this program, to copy it: %w", err)
+		return fmt.Errorf("read this program, to copy it: %w", err)
+	}
+	limited, cancel := context.WithTimeout(ctx, copyWithin)
+	defer cancel()
+	if err := r.WriteFile(limited, path, content, 0o700); err != nil {
+		return fmt.Errorf("copy interrex there: %w", err)
+	}
+	return nil
+}
+
+// hash reads the program's file once; the file of a running program stays.
+func (p *program) hash() {
+	content, err := os.ReadFile(p.file)
+	if err != nil {
+		p.err = fmt.Errorf("read this program, to copy it: %w", err)
+		return
 	}
 	sum := sha256.Sum256(content)
 	p.digest = hex.EncodeToString(sum[:])
-	return content, nil
+}
+
+func (p *program) known() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.path
 }
 
 // forget has the copy looked for again.

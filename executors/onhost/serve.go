@@ -36,7 +36,7 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, questions map[strin
 	s := &server{out: out}
 	switch {
 	case o.Act != nil:
-		return s.act(ctx, *o.Act)
+		return s.act(ctx, o)
 	case o.Watch != "":
 		return s.watch(ctx, o.Watch)
 	case o.Ask != "":
@@ -77,7 +77,8 @@ func (s *server) pulse(ctx context.Context) {
 	}
 }
 
-func (s *server) act(ctx context.Context, a executors.Act) error {
+func (s *server) act(ctx context.Context, o order) error {
+	a := *o.Act
 	a.Postgres.Runner = local.New()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -86,6 +87,12 @@ func (s *server) act(ctx context.Context, a executors.Act) error {
 		return s.say(answer{Error: executors.NewActError(err)})
 	}
 	defer lock.Close()
+	if err := inTurn(lock, o); err != nil {
+		return s.say(answer{Error: executors.NewActError(err)})
+	}
+	if left, bounded := o.left(); bounded {
+		a.Within = left // by this host's clock, whenever the order was sent
+	}
 	go s.pulse(ctx)
 	done, err := executors.Perform(ctx, a, func(n executors.Note) error { return s.say(answer{Note: &n}) })
 	end, lookErr := look(a.Postgres.DataDir)
@@ -115,18 +122,55 @@ func (s *server) ask(ctx context.Context, o order, questions map[string]Question
 	return s.say(answer{Reply: b})
 }
 
+// left is the time until an order's end.
+func (o order) left() (time.Duration, bool) {
+	now, err := bootClock()
+	if err != nil || !o.Until.known() {
+		return 0, false
+	}
+	return time.Duration(o.Until.At - now.At), true
+}
+
+// inTurn refuses an order that arrives too late: after its end, after a boot, or
+// after a newer one was begun. The newest is kept in the lock's file.
+func inTurn(lock *os.File, o order) error {
+	now, err := bootClock()
+	if err != nil {
+		return err
+	}
+	if o.Until.known() && (o.Until.Boot != now.Boot || now.At >= o.Until.At) {
+		return errors.New("the order arrived after its end, and was not begun")
+	}
+	var last instant
+	b, err := io.ReadAll(io.NewSectionReader(lock, 0, 4096))
+	if err != nil {
+		return fmt.Errorf("read the newest order: %w", err)
+	}
+	_ = json.Unmarshal(b, &last) // a file that was just made holds none
+	if last.Boot == o.Turn.Boot && o.Turn.At <= last.At {
+		return errors.New("a newer order was begun before this one arrived: it was not begun")
+	}
+	b, err = json.Marshal(o.Turn)
+	if err != nil {
+		return err
+	}
+	if err := lock.Truncate(0); err != nil {
+		return fmt.Errorf("keep the newest order: %w", err)
+	}
+	if _, err := lock.WriteAt(b, 0); err != nil {
+		return fmt.Errorf("keep the newest order: %w", err)
+	}
+	return nil
+}
+
 // look says what there is to see, and when it was looked.
 func look(dataDir string) (answer, error) {
-	boot, err := executors.BootID()
+	now, err := bootClock()
 	if err != nil {
 		return answer{}, err
 	}
-	var at unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &at); err != nil {
-		return answer{}, fmt.Errorf("read the clock: %w", err)
-	}
 	seen, err := executors.Look(dataDir)
-	return answer{Seen: &seen, Boot: boot, At: at.Nano()}, err
+	return answer{Seen: &seen, Boot: now.Boot, At: now.At}, err
 }
 
 // lookEvery is how often a watch looks for a postmaster where none runs.
@@ -222,21 +266,4 @@ func holder(f *os.File) int {
 		return 0
 	}
 	return int(l.Pid)
-}
-
-// killHolder kills exactly the process that holds the lock: it is asked for again
-// once its number is pinned.
-func killHolder(f *os.File) {
-	pid := holder(f)
-	if pid <= 1 {
-		return
-	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return // gone, and looked for again
-	}
-	defer unix.Close(fd)
-	if holder(f) == pid {
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-	}
 }

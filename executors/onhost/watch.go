@@ -18,6 +18,7 @@ type watch struct {
 	at       time.Time // when the last word came; zero: none has
 	boot     string    // of the host, as of then
 	looked   int64     // by its clock
+	told     time.Time // when that came
 	err      error     // why there is none
 	watchers map[*executors.Watcher]func()
 }
@@ -56,6 +57,9 @@ func (h *Host) keepWatching(dataDir string, w *watch) {
 	}
 }
 
+// firstWord is how long a copy may take to begin.
+const firstWord = 10 * time.Second
+
 var errSilent = errors.New("the other host has fallen silent")
 
 // watchOnce ends when the copy does, or is silent: what a cut connection looks
@@ -63,7 +67,10 @@ var errSilent = errors.New("the other host has fallen silent")
 func (h *Host) watchOnce(dataDir string, w *watch) error {
 	ctx, cancel := context.WithCancelCause(h.quit)
 	defer cancel(nil)
-	silence := time.AfterFunc(time.Hour, func() { cancel(errSilent) }) // copying the program may come first
+	if _, err := h.prog.provide(ctx, h.Runner); err != nil { // before the silence is counted: it may have to be copied
+		return err
+	}
+	silence := time.AfterFunc(firstWord, func() { cancel(errSilent) })
 	defer silence.Stop()
 	err := h.call(ctx, order{Watch: dataDir}, func(a answer) error {
 		silence.Reset(notHeardAfter)
@@ -88,6 +95,7 @@ func (w *watch) heard(a answer) {
 	}
 	s := *a.Seen
 	w.seen, w.at, w.err, w.boot, w.looked = s, time.Now(), nil, a.Boot, a.At
+	w.told = w.at
 	for watcher, ended := range w.watchers {
 		if !s.Running || s.Incarnation != watcher.Incarnation() {
 			delete(w.watchers, watcher)
@@ -95,6 +103,20 @@ func (w *watch) heard(a answer) {
 		}
 	}
 }
+
+// clock is what the other host's clock shows now, or a little before: what its
+// word took to come here is not counted.
+func (w *watch) clock() (instant, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.boot == "" || w.told.IsZero() || time.Since(w.told) > clockGoodFor {
+		return instant{}, false
+	}
+	return instant{w.boot, w.looked + time.Since(w.told).Nanoseconds()}, true
+}
+
+// clockGoodFor bounds how far a clock that was heard is carried on here.
+const clockGoodFor = time.Minute
 
 // gone: whatever ran there was ended from outside.
 func (w *watch) gone() {

@@ -159,6 +159,12 @@ func TestBadPlaces(t *testing.T) {
 			t.Errorf("%s: exit code %d, expected 3 and %q:\n%s", bad.name, code, bad.words, out)
 		}
 	}
+	// The addresses exchanged: each place leads to the other one's server.
+	ports := "INTERREX_NODE_0_PORT=" + strconv.Itoa(c.nodes["db2"].Port)
+	c.env = append(append([]string{}, good...), ports, "INTERREX_NODE_1_PORT="+strconv.Itoa(c.nodes["db1"].Port))
+	if out, code := c.run("up", "--plan"); code != 3 || strings.Count(out, "leads to: Interrex would stop one") != 2 {
+		t.Errorf("addresses exchanged: exit code %d:\n%s", code, out)
+	}
 	c.env = good
 	servers["db1"].ChangeHostKey(t)
 	if out, code := c.run("up", "--plan"); code != 3 || !strings.Contains(out, "changed") && !strings.Contains(out, "mismatch") {
