@@ -42,11 +42,17 @@ func engine(t *testing.T) *client.Client {
 // begin starts a container that is removed with the test, and returns its name.
 func begin(t *testing.T, c *client.Client, command ...string) string {
 	t.Helper()
+	return beginOn(t, c, nil, command...)
+}
+
+// beginOn binds directories of the host.
+func beginOn(t *testing.T, c *client.Client, binds []string, command ...string) string {
+	t.Helper()
 	if len(command) == 0 {
 		command = []string{"sleep", "3600"}
 	}
 	init := true // reaps what a killed command leaves
-	made, err := c.ContainerCreate(t.Context(), &container.Config{Image: image, Cmd: command}, &container.HostConfig{Init: &init, NetworkMode: "none"}, nil, nil, "")
+	made, err := c.ContainerCreate(t.Context(), &container.Config{Image: image, Cmd: command}, &container.HostConfig{Init: &init, NetworkMode: "none", Binds: binds}, nil, nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
