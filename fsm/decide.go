@@ -319,6 +319,13 @@ func decline(s State, rule int, would, missing, earliest string, request uint64)
 // lament records why a suspect primary is not failed over yet.
 func (m *Machine) lament(s State) (events.Data, bool) {
 	switch s.Phase {
+	case events.Forming:
+		who := holders(s)
+		if who == "" {
+			return nil, false
+		}
+		return decline(s, 107, "make a new cluster's first server", who+
+			" holds data, and this log knows of no cluster: give this cluster the log that belongs to the data, or start that PostgreSQL where it is; or empty the directories of all nodes, if the data is not wanted", "", 0)
 	case events.Suspect:
 		if s.PhaseRule == 205 {
 			return decline(s, 217, "stop it for good and fail over", "the stop grace has not passed", s.Policy.StopGrace.String()+" after it was stopped", 0)

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/interrex-ha/interrex/events"
 )
@@ -26,6 +27,30 @@ func nothingYet(s State) ([]uint64, bool) {
 		ev = append(ev, n.PGSeq)
 	}
 	return ev, !told(s, first, events.ActInit)
+}
+
+// holders names the nodes whose data keeps a new cluster from being made, once
+// every node is heard and nothing runs anywhere; "" before that, and where nothing
+// would be made.
+func holders(s State) string {
+	if s.Bootstrap == "" || s.Term != 0 || s.Primary != "" {
+		return ""
+	}
+	var full []string
+	for _, n := range s.Nodes {
+		if !s.AgentLives(n) || n.PGSeq <= n.AgentSeq || n.PG.State != events.PostgresDown {
+			return ""
+		}
+		if told := slices.ContainsFunc(s.Orders, func(o OrderState) bool {
+			return o.Node == n.Name && o.Do == events.ActInit && (o.Status == "" || o.Status == "started")
+		}); told {
+			return "" // it is being made
+		}
+		if !n.PG.Empty {
+			full = append(full, n.Name)
+		}
+	}
+	return strings.Join(full, ", ")
 }
 
 // nodeEmpty: a standby that never was, or whose volume was lost. One copy for
