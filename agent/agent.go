@@ -84,10 +84,12 @@ type Agent struct {
 	probes     summary
 	watcher    *executors.Watcher
 	watched    executors.Incarnation
-	blind      bool   // PostgreSQL's host is another one, and not heard of
-	unattended bool   // taking over waits for that host
-	dead       bool   // proved dead since it last ran
-	deadTerm   uint64 // the term that the proof was given for
+	blind      bool      // PostgreSQL's host is another one, and not heard of
+	unattended bool      // taking over waits for that host
+	heard      time.Time // when the other host was last heard of, or this agent began
+	whyUnheard string    // the error of the place that is not heard of
+	dead       bool      // proved dead since it last ran
+	deadTerm   uint64    // the term that the proof was given for
 	leaving    time.Time
 	beat       time.Time
 	peers      map[string]events.PostgresState
@@ -112,7 +114,7 @@ func New(cfg Config) *Agent {
 	a := &Agent{
 		cfg: cfg, incarnation: uuid.NewString(), post: make(chan func(), 256), probeNow: make(chan struct{}, 1),
 		peers: map[string]events.PostgresState{}, running: map[journal.Mark]bool{}, cancels: map[uint64]context.CancelFunc{},
-		ended: make(chan struct{}),
+		ended: make(chan struct{}), heard: time.Now(),
 	}
 	a.view.policy = events.DefaultPolicy()
 	a.probeBy(a.view.policy)

@@ -126,6 +126,9 @@ func (a *Agent) report(f probes.Fact) {
 	}
 	d.Empty = d.State == events.PostgresDown && a.watcher == nil && executors.Empty(a.cfg.Postgres)
 	d.Upstream = a.upstreamName(f.SenderHost, f.SenderPort)
+	if d.Unheard = a.unheard(); d.Unheard && d.Error == "" {
+		d.Error = a.whyUnheard
+	}
 	if d.Receiver != "streaming" { // one that tries again and again is no news each time
 		d.Receiver, d.Upstream = "", ""
 	}
@@ -137,6 +140,24 @@ func (a *Agent) report(f probes.Fact) {
 	a.seen, a.seenOnce = d, true
 	a.emit(d)
 }
+
+// unheard looks whether PostgreSQL's host, where that is another one, tells of it.
+func (a *Agent) unheard() bool {
+	if a.cfg.Place == "" {
+		return false
+	}
+	_, _, err := executors.Postmaster(a.cfg.Postgres)
+	if !errors.Is(err, executors.ErrNotHeard) {
+		a.heard = time.Now()
+		return false
+	}
+	a.whyUnheard = err.Error()
+	return time.Since(a.heard) > unheardAfter
+}
+
+// unheardAfter is how long a host may say nothing before that is worth an event:
+// an agent that begins has to put a copy of interrex there first.
+const unheardAfter = 3 * time.Second
 
 // refuseForeign stops a PostgreSQL that takes writes though the log names
 // another primary, or this one for a term that has ended here: somebody started

@@ -64,8 +64,12 @@ type PostgresSeen struct {
 	Upstream     string        `json:"upstream,omitempty"` // node it streams from, by name when known
 	ReplayPaused bool          `json:"replay_paused,omitempty"`
 	ClientSeen   bool          `json:"client_seen,omitempty"` // a client backend that is not Interrex's own was seen
-	Error        string        `json:"error,omitempty"`
-	SQLState     string        `json:"sqlstate,omitempty"`
+	// Unheard: the node's agent reaches its host from elsewhere, and has not heard
+	// of it for some seconds; Error says why when nothing else does. What it cannot
+	// see there (processes) it does not speak of.
+	Unheard  bool   `json:"unheard,omitempty"`
+	Error    string `json:"error,omitempty"`
+	SQLState string `json:"sqlstate,omitempty"`
 }
 
 // Replica is one row of pg_stat_replication.

@@ -89,6 +89,11 @@ func either(c bool, yes, no string) string {
 }
 
 func sentenceSeen(d PostgresSeen) string {
+	if d.Unheard {
+		why := d.Error
+		d.Unheard, d.Error = false, ""
+		return sentenceSeen(d) + "; its host is not heard of by its agent" + because(why)
+	}
 	if d.State != PostgresUp {
 		return fmt.Sprintf("%s: PostgreSQL is %s%s", d.Node, d.State, because(d.Error))
 	}

@@ -77,7 +77,7 @@ func (s *State) postgresSeen(e events.Event, d events.PostgresSeen) {
 	}
 	if d.State != events.PostgresUp { // keep what the last good probe knew
 		keep := n.PG
-		keep.State, keep.Empty, keep.Error, keep.SQLState, keep.PID = d.State, d.Empty, d.Error, d.SQLState, d.PID
+		keep.State, keep.Empty, keep.Unheard, keep.Error, keep.SQLState, keep.PID = d.State, d.Empty, d.Unheard, d.Error, d.SQLState, d.PID
 		keep.Receiver, keep.ClientSeen, keep.Node = "", false, d.Node
 		d = keep
 	}

@@ -89,7 +89,8 @@ type Node struct {
 	LSN              string              `json:"lsn,omitempty"`
 	Detached         bool                `json:"detached,omitempty"`
 	Agent            string              `json:"agent"`
-	Place            string              `json:"place,omitempty"` // how its agent reaches it from another host; such an agent cannot stop it when it is cut off from it
+	Place            string              `json:"place,omitempty"`   // how its agent reaches it from another host; such an agent cannot stop it when it is cut off from it
+	Unheard          bool                `json:"unheard,omitempty"` // that host has not told of it for some seconds: see Error
 	Error            string              `json:"error,omitempty"`
 	Probe            events.ProbeSummary `json:"probe"`
 	Peers            []Peer              `json:"peers,omitempty"`
@@ -125,7 +126,7 @@ func Nodes(s fsm.State) []Node {
 			NodeID: n.ID, Name: n.Name, Hostname: hostname(n), Port: n.Port, Status: n.Status, StatusName: statusNames[n.Status],
 			PGStatus: pgStatus(n), Role: s.Role(n.Name), PGRole: pgRole(n), LastStatusChange: n.StatusSince.Local().Format(time.DateTime),
 			AgentPID: n.Agent.PID, GuardianPID: n.Agent.GuardianPID, PostmasterPID: n.PG.PID, DataDirectory: n.DataDir,
-			Timeline: n.PG.Timeline, Detached: n.Detached, Agent: agentWord(s, n), Place: n.Agent.Place, Error: n.PG.Error, Probe: n.Probes,
+			Timeline: n.PG.Timeline, Detached: n.Detached, Agent: agentWord(s, n), Place: n.Agent.Place, Unheard: n.PG.Unheard, Error: n.PG.Error, Probe: n.Probes,
 		}
 		if n.LSN != 0 {
 			v.LSN = n.LSN.String()

@@ -63,6 +63,9 @@ func printStatus(w io.Writer, s fsm.State, format string) {
 		if n.Detached {
 			fmt.Fprintf(w, "detached: %s; take it in again with: interrex attach %s\n", n.Name, n.Name)
 		}
+		if n.Unheard {
+			fmt.Fprintf(w, "unheard: %s: %s\n", n.Name, n.Error)
+		}
 		if n.Place != "" {
 			fmt.Fprintf(w, "elsewhere: %s is reached by %s; its agent cannot stop it when it is cut off from it, so that its silence is no proof\n", n.Name, n.Place)
 		}

@@ -98,6 +98,11 @@ func (c *cluster) recovered(u *up, node, primary string) {
 func (c *cluster) unreachable(u *up, server *sshdtest.Server, primary, standby string) {
 	c.t.Helper()
 	server.Stop(c.t)
+	debiantest.Until(c.t, func() bool { return strings.Contains(c.must("log"), "its host is not heard of by its agent") }, "the log saying that the host is not heard of")
+	if out := c.must("status"); !strings.Contains(out, "unheard: "+primary) || !strings.Contains(out, "refused") {
+		c.t.Errorf("status does not say why the host is not heard of:\n%s", out)
+	}
+	u.await("nothing stopped for it", func(s status) bool { return s.Phase == "healthy" && s.Primary == primary })
 	pid := c.postmaster(primary)
 	frozen := family(c.t, pid)
 	for _, p := range frozen {
