@@ -25,7 +25,7 @@ const unsaid = 500 * time.Millisecond
 
 // Exec implements remote.Shell.
 func (s *shell) Exec(ctx context.Context, script string, stdin io.Reader, stdout, stderr io.Writer) (remote.Status, error) {
-	for {
+	for again := false; ; {
 		l, err := s.pool.get(ctx)
 		if err != nil {
 			return remote.Status{}, err
@@ -40,6 +40,10 @@ func (s *shell) Exec(ctx context.Context, script string, stdin io.Reader, stdout
 		}
 		if err != nil {
 			s.pool.release(l)
+			if l.isLost() && !again && ctx.Err() == nil {
+				again = true // it was just ending; nothing was begun on it: a new one, or what keeps from having one
+				continue
+			}
 			return remote.Status{}, err
 		}
 		return run.wait(ctx, stdin, stdout, stderr)
@@ -91,6 +95,11 @@ func (s *shell) session(ctx context.Context, l *link, script string) (*session, 
 func begin(l *link, script string) (*session, error) {
 	ch, requests, err := l.client().OpenChannel("session", nil)
 	if err != nil {
+		var refused *ssh.OpenChannelError
+		if !errors.As(err, &refused) { // no answer of the server: the connection is ending
+			l.lose(err)
+			return nil, l.err()
+		}
 		if l.isLost() {
 			return nil, l.err()
 		}
