@@ -43,7 +43,6 @@ func boxes(t *testing.T) (a, b box) {
 	}
 	for i, x := range []*box{&a, &b} {
 		*x = box{t: t, name: fmt.Sprintf("%s%c", network, 'a'+i), bin: bins[0]}
-		run(t, "docker", "run", "-d", "--name", x.name, "--network", network, "-v", "/usr:/usr:ro", baseImage, "sh", "-c", "while :; do sleep 1; done") // as process 1 it reaps what is left to it
 		t.Cleanup(func() {
 			if t.Failed() {
 				log, _ := exec.Command("docker", "exec", x.name, "tail", "-n", "20", "/data/pg.log").CombinedOutput()
@@ -51,6 +50,7 @@ func boxes(t *testing.T) (a, b box) {
 			}
 			_ = exec.Command("docker", "rm", "-f", "-v", x.name).Run()
 		})
+		run(t, "docker", "run", "-d", "--name", x.name, "--network", network, "-v", "/usr:/usr:ro", baseImage, "sh", "-c", "while :; do sleep 1; done") // as process 1 it reaps what is left to it
 		x.ip = run(t, "docker", "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", x.name)
 		run(t, "docker", "exec", x.name, "sh", "-c", "echo postgres:x:999:999::/data:/bin/sh >>/etc/passwd; echo postgres:x:999: >>/etc/group; mkdir /data && chown 999:999 /data")
 	}
