@@ -122,13 +122,14 @@ func (s *server) ask(ctx context.Context, o order, questions map[string]Question
 	return s.say(answer{Reply: b})
 }
 
-// left is the time until an order's end.
+// left is the time until an order's end, never less than a moment: a copy that
+// was frozen since it looked at the clock has no time left, not endless time.
 func (o order) left() (time.Duration, bool) {
 	now, err := bootClock()
 	if err != nil || !o.Until.known() {
 		return 0, false
 	}
-	return time.Duration(o.Until.At - now.At), true
+	return max(time.Duration(o.Until.At-now.At), 1), true
 }
 
 // inTurn refuses an order that arrives too late: after its end, after a boot, or

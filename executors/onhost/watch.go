@@ -46,8 +46,9 @@ func (h *Host) keepWatching(dataDir string, w *watch) {
 		}
 		w.lost(err)
 		if c, ok := h.Runner.(container); ok {
+			before := w.lastWord()
 			if gone, err := c.Gone(h.quit); err == nil && gone {
-				w.gone() // and so is whatever ran in it
+				w.goneSince(before) // and so is whatever ran in it
 			}
 		}
 		select {
@@ -118,10 +119,32 @@ func (w *watch) clock() (instant, bool) {
 // clockGoodFor bounds how far a clock that was heard is carried on here.
 const clockGoodFor = time.Minute
 
+// lastWord is when the other host itself was last heard.
+func (w *watch) lastWord() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.told
+}
+
+// goneSince: whatever ran there has ended with its place, unless the place was
+// started again meanwhile, and has spoken since.
+func (w *watch) goneSince(word time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.told.Equal(word) {
+		w.nothingLeft()
+	}
+}
+
 // gone: whatever ran there was ended from outside.
 func (w *watch) gone() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.nothingLeft()
+}
+
+// nothingLeft is called with the lock held.
+func (w *watch) nothingLeft() {
 	w.seen, w.at = executors.Seen{}, time.Now()
 	for watcher, ended := range w.watchers {
 		delete(w.watchers, watcher)
